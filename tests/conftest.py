@@ -1,0 +1,237 @@
+"""What all tests share: one database server of their own, and databases that start out known.
+
+The server runs on a free port under a temporary folder, so that the tests may run beside a demo,
+a production setting in the environment, or another run of the tests. Every test that asks for
+`database` or `sample` gets a fresh copy under the project's usual database name, and nothing of
+what it does there is seen by the next one.
+
+    database    schemas and raw tables, no rows
+    sample      300 users x 3 monthly drops: loaded, built, applied to Feast, published online
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from data.database import Database
+from data.server import EmbeddedServer
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLE_USERS, SAMPLE_MONTHS, SAMPLE_SEED = 300, 3, 1
+ORDER = ["", "data", "serving", "orchestration", "training", "feast", "dbt", "properties"]
+
+# Run as a script of its own: what it imports, connects and caches ends with it, and a database
+# can serve as a template only while nobody is connected to it.
+BUILD_SAMPLE = f"""
+import sys
+from pathlib import Path
+from data.__main__ import main as data
+from orchestration import steps
+
+folder = Path(sys.argv[1])
+arguments = "--users {SAMPLE_USERS} --months {SAMPLE_MONTHS} --seed {SAMPLE_SEED}".split()
+assert not data(["generate", "--to", str(folder), *arguments])
+for drop in sorted(folder.iterdir()):
+    steps.ingest(drop)
+steps.build()
+steps.apply()
+steps.publish()
+"""
+
+
+FOLDER = pytest.StashKey[Path]()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before anything is imported: forget the caller's settings, choose a port and folders.
+
+    A fixture would be too late for a module that reads its settings on import.
+    """
+    for name in list(os.environ):
+        if name.startswith(("STREAMFLOW_", "DBT_", "FEAST_", "PG")):
+            del os.environ[name]
+    # Below /tmp itself, not pytest's own folder: a server started by root runs as `nobody`, who
+    # may not enter that one.
+    folder = Path(tempfile.mkdtemp(prefix="streamflow-tests-"))
+    folder.chmod(0o755)
+    config.stash[FOLDER] = folder
+    os.environ |= {
+        "STREAMFLOW_PG_PORT": str(_free_port()),
+        "STREAMFLOW_STATE": str(folder / "state"),
+        "DBT_TARGET_PATH": str(folder / "target"),
+        "DBT_LOG_PATH": str(folder / "logs"),
+        "PYTHONPATH": os.pathsep.join(
+            p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p
+        ),
+    }
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if (folder := config.stash.get(FOLDER, None)) is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Quick tests first, whole runs of the program last; within a folder, as written."""
+
+    def place(item: pytest.Item) -> int:
+        parts = item.path.relative_to(ROOT / "tests").parts
+        folder = parts[0] if len(parts) > 1 else ""
+        return ORDER.index(folder) if folder in ORDER else len(ORDER)
+
+    items.sort(key=place)
+
+
+@pytest.fixture(scope="session")
+def session_folder(request: pytest.FixtureRequest) -> Path:
+    """A temporary folder of this run, which other accounts may enter."""
+    return request.config.stash[FOLDER]
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    """Gives TCP ports of the loopback address that nobody listens on."""
+    return _free_port
+
+
+@pytest.fixture(scope="session")
+def server(session_folder: Path) -> Iterator[EmbeddedServer]:
+    """The run's own database server; its address is in the environment."""
+    server = EmbeddedServer()
+    server.start()
+    try:
+        with _admin() as connection:  # the tests never need their rows after a power cut
+            for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+                connection.execute(sql.SQL("alter system set {} = off").format(sql.SQL(setting)))
+            connection.execute("select pg_reload_conf()")
+        yield server
+    finally:
+        server.stop("immediate")
+        for folder in (server.home, server.socket):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _admin() -> psycopg.Connection:
+    settings = Database().model_copy(update={"database": "postgres"})
+    return psycopg.connect(settings.conninfo(), autocommit=True)
+
+
+def _drop(name: str) -> None:
+    with _admin() as connection:
+        connection.execute(
+            sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name))
+        )
+
+
+def _rename(name: str, new_name: str) -> None:
+    with _admin() as connection:
+        connection.execute(
+            sql.SQL("alter database {} rename to {}").format(
+                sql.Identifier(name), sql.Identifier(new_name)
+            )
+        )
+
+
+def _clone(template: str) -> Database:
+    settings = Database()
+    _drop(settings.database)
+    with _admin() as connection:
+        connection.execute(
+            sql.SQL("create database {} template {}").format(
+                sql.Identifier(settings.database), sql.Identifier(template)
+            )
+        )
+    return settings
+
+
+class _Template:
+    """A database that is made on first use and then copied. A failure is remembered."""
+
+    def __init__(self, name: str, target: Path, make: list[list[str]]) -> None:
+        self.name, self.target, self.make = name, target, make
+        self.state: str | None = None
+
+    def ready(self) -> str:
+        if self.state is None:
+            self.state = self._build()
+        if self.state:
+            pytest.fail(self.state, pytrace=False)
+        return self.name
+
+    def _build(self) -> str:
+        # Built under the usual name, so that what dbt and Feast noted down fits the copies.
+        usual = Database().database
+        _drop(usual)
+        environment = os.environ | {"DBT_TARGET_PATH": str(self.target)}
+        for command in self.make:
+            done = subprocess.run(
+                command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600
+            )
+            if done.returncode:
+                output = f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+                return f"the template {self.name} could not be built: {command[:4]}\n{output}"
+        _rename(usual, self.name)
+        return ""
+
+
+@pytest.fixture(scope="session")
+def empty_template(server: EmbeddedServer, session_folder: Path) -> _Template:
+    setup = [sys.executable, "-m", "data", "setup"]
+    return _Template("template_empty", session_folder / "no-target", [setup])
+
+
+@pytest.fixture(scope="session")
+def sample_template(server: EmbeddedServer, session_folder: Path) -> _Template:
+    setup = [sys.executable, "-m", "data", "setup"]
+    build = [sys.executable, "-c", BUILD_SAMPLE, str(session_folder / "sample-drops")]
+    return _Template("template_sample", session_folder / "sample-target", [setup, build])
+
+
+@pytest.fixture
+def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """dbt's target folder of this test alone (the manifest lies here)."""
+    folder = tmp_path / "target"
+    monkeypatch.setenv("DBT_TARGET_PATH", str(folder))
+    monkeypatch.setenv("DBT_LOG_PATH", str(tmp_path / "logs"))
+    return folder
+
+
+@pytest.fixture
+def database(empty_template: _Template, target: Path) -> Iterator[Database]:
+    """An empty database with its schemas and raw tables, gone after the test."""
+    settings = _clone(empty_template.ready())
+    yield settings
+    _drop(settings.database)
+
+
+@pytest.fixture
+def sample(sample_template: _Template, target: Path) -> Iterator[Database]:
+    """A database that went through the whole pipeline, with dbt's manifest; gone after the test."""
+    settings = _clone(sample_template.ready())
+    shutil.copytree(sample_template.target, target)
+    yield settings
+    _drop(settings.database)
+
+
+@pytest.fixture(scope="session")
+def sample_drops(sample_template: _Template, session_folder: Path) -> Path:
+    """The folder of the drops that `sample` was made from; to be read only."""
+    sample_template.ready()
+    return session_folder / "sample-drops"

@@ -1,0 +1,89 @@
+-- The schemas, the ledger and the serving role. Safe to run again. The raw tables follow from
+-- data/contract.py. `{serving_user}` and `{serving_password}` are filled in by data/setup.py.
+
+create schema if not exists raw;       -- drops as delivered; written by data/, read by staging
+create schema if not exists staging;   -- dbt views: typed, effective rows as of the newest build
+create schema if not exists features;  -- dbt tables: every version, append-only
+create schema if not exists published; -- views of `features`: published versions only
+create schema if not exists online;    -- one typed row a user and view; Feast's registry
+create schema if not exists ledger;    -- what was built, published, materialized and audited
+
+-- One row per load: a drop folder that changed something.
+create table if not exists raw.loads (
+    load_id bigint generated always as identity,
+    table_name text not null,
+    as_of timestamptz not null,               -- the drop's date, midnight UTC
+    loaded_at timestamptz not null,
+    rows_read bigint not null,
+    rows_added bigint not null,
+    rows_retracted bigint not null,
+    sha256 text not null,                     -- of the file
+    primary key (load_id, table_name)
+);
+
+-- One row per dbt invocation that may append versions.
+create table if not exists ledger.builds (
+    known_at timestamptz primary key,         -- stamps every version this build appends
+    invocation_id text not null unique,
+    status text not null check (status in ('running', 'published', 'unpublished')),
+    load_from bigint not null,                -- loads up to here were published before
+    load_to bigint not null,                  -- this build sees loads up to here
+    recompute boolean not null,
+    started_at timestamptz not null default clock_timestamp(),
+    ended_at timestamptz
+);
+
+-- One row per publication: the switch that makes a build's versions visible to readers.
+create table if not exists ledger.publications (
+    known_at timestamptz primary key references ledger.builds,
+    invocation_id text not null unique,
+    code_version text,                        -- git sha, where there is one
+    load_to bigint not null,
+    cadence text not null,
+    rows_appended jsonb not null,             -- table -> rows
+    definitions jsonb not null,               -- table -> checksum of the model
+    tests_run bigint not null,
+    published_at timestamptz not null default clock_timestamp()
+);
+
+-- One row per view and materialization that committed.
+create table if not exists ledger.materializations (
+    materialization_id bigint generated always as identity primary key,
+    view_name text not null,
+    publication timestamptz not null,         -- known_at of the newest publication it saw
+    start_date timestamptz,                   -- null: incremental
+    end_date timestamptz not null,
+    columns text[] not null,                  -- the feature columns it filled
+    considered bigint not null,
+    changed bigint not null,
+    unchanged bigint not null,
+    removed bigint not null,
+    seconds double precision not null,
+    materialized_at timestamptz not null default clock_timestamp()
+);
+
+-- One row per view and audit: does online equal offline?
+create table if not exists ledger.audits (
+    audit_id bigint generated always as identity primary key,
+    view_name text not null,
+    publication timestamptz not null,
+    compared bigint not null,
+    differing bigint not null,
+    missing bigint not null,                  -- offline, not online
+    extra bigint not null,                    -- online, not offline
+    seconds double precision not null,
+    audited_at timestamptz not null default clock_timestamp()
+);
+
+-- The API logs in as a role that can read what it serves and nothing else.
+do $$
+begin
+    if not exists (select from pg_roles where rolname = {serving_user_literal}) then
+        create role {serving_user} login password {serving_password};
+    end if;
+exception when duplicate_object or unique_violation then null; -- two set-ups at once
+end $$;
+grant usage on schema online, ledger to {serving_user};
+grant select on all tables in schema online, ledger to {serving_user};
+alter default privileges in schema online grant select on tables to {serving_user};
+alter default privileges in schema ledger grant select on tables to {serving_user};

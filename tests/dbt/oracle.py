@@ -1,0 +1,288 @@
+"""Every feature a second time, in plain Python, from its description and not from the SQL.
+
+Input is the sequence of drops in the order in which they were loaded; output is what every feature
+table holds for every (user_id, as_of) once those loads are known. Slow and obvious on purpose:
+integers are summed, one division ends each formula, and no window is shared between features.
+
+A row is a dict with the columns of its file: instants are aware datetimes in UTC, dates are dates,
+`watch_minutes` and `amount` Decimals, everything else str, int, float, bool or None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, time, timedelta, timezone
+from typing import Any
+
+Row = Mapping[str, Any]
+Pair = tuple[str, datetime]
+Values = dict[str, Any]
+
+STATE = ("users", "subscriptions", "labels")
+AGGREGATES = ("usage_agg_30d", "payments_agg_90d", "support_agg_90d")
+EVENT_KEYS = {"usage": "session_id", "payments": "payment_id", "support": "ticket_id"}
+DAY = timedelta(days=1)
+MICROSECOND = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One drop folder as loaded: its date, and the files it held (a missing file has no key)."""
+
+    as_of: date
+    files: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+
+
+def midnight(day: date) -> datetime:
+    """The instant a date begins, UTC."""
+    return datetime.combine(day, time(), timezone.utc)
+
+
+class Known:
+    """What is known after some deliveries: the drops, their files, and the rows in effect."""
+
+    def __init__(self, deliveries: Iterable[Delivery]) -> None:
+        self.files: dict[date, dict[str, list[Row]]] = {}
+        for delivery in deliveries:  # a file delivered again replaces the one before
+            drop = self.files.setdefault(delivery.as_of, {})
+            drop.update({table: list(rows) for table, rows in delivery.files.items()})
+        self.drops = sorted(self.files)
+
+        self.state: dict[tuple[str, str, date], Row] = {
+            (table, row["user_id"], day): row
+            for day, files in self.files.items()
+            for table in (*STATE, *AGGREGATES)
+            for row in files.get(table, ())
+        }
+        self.events: dict[str, dict[str, Row]] = {
+            table: {
+                row[key]: row  # the newest drop that still states an event speaks last
+                for day in self.drops
+                for row in self.files[day].get(table, ())
+            }
+            for table, key in EVENT_KEYS.items()
+        }
+        self._covered: dict[tuple[str, datetime, int], bool] = {}
+        self._by_user: dict[tuple[str, str], list[Row]] = {}
+        for table, rows in self.events.items():
+            for row in rows.values():
+                self._by_user.setdefault((table, row["user_id"]), []).append(row)
+
+    def with_users(self) -> list[date]:
+        """The drops that have a users file, oldest first."""
+        return [day for day in self.drops if "users" in self.files[day]]
+
+    def of_user(self, table: str, user_id: str) -> list[Row]:
+        """A user's events in effect."""
+        return self._by_user.get((table, user_id), [])
+
+    def covered(self, table: str, as_of: datetime, days: int) -> bool:
+        """Whether event capture covers [as_of - days, as_of).
+
+        Drop D holds what happened since the drop before it; the first drop, everything before.
+        """
+        window = (table, as_of, days)
+        if window not in self._covered:
+            self._covered[window] = self._is_covered(*window)
+        return self._covered[window]
+
+    def _is_covered(self, table: str, as_of: datetime, days: int) -> bool:
+        if not any(midnight(day) >= as_of for day in self.drops):
+            return False
+        since: datetime | None = None
+        for day in self.drops:
+            starts_before_as_of = since is None or since < as_of
+            ends_in_window = midnight(day) > as_of - days * DAY
+            if starts_before_as_of and ends_in_window and table not in self.files[day]:
+                return False
+            since = midnight(day)
+        return True
+
+
+def calendar(first: date, last: date, cadence: str) -> list[date]:
+    """The dates of a calendar cadence from `first` to `last`, both included."""
+    starts = {
+        "day": lambda day: True,
+        "week": lambda day: day.weekday() == 0,
+        "month": lambda day: day.day == 1,
+    }[cadence]
+    days = [first + n * DAY for n in range((last - first).days + 1)]
+    return [day for day in days if starts(day)]
+
+
+def spine(known: Known, cadence: str = "drops") -> dict[Pair, tuple[date, date]]:
+    """(user_id, as_of) -> (the user's signup date, date of the drop that describes the state)."""
+    drops = known.with_users()
+    if not drops:
+        return {}
+    pairs: dict[Pair, tuple[date, date]] = {}
+    if cadence == "drops":
+        for day in drops:
+            for row in known.files[day]["users"]:
+                if row["signup_date"] < day:
+                    pairs[row["user_id"], midnight(day)] = (row["signup_date"], day)
+        return pairs
+    for day in calendar(drops[0], drops[-1], cadence):
+        before = max(drop for drop in drops if drop <= day)
+        after = min((drop for drop in drops if drop > day), default=None)
+        if after is not None:  # signed up since the last drop; first seen in the next
+            for row in known.files[after]["users"]:
+                if before <= row["signup_date"] < day:
+                    pairs[row["user_id"], midnight(day)] = (row["signup_date"], before)
+        for row in known.files[before]["users"]:
+            if row["signup_date"] < day:
+                pairs[row["user_id"], midnight(day)] = (row["signup_date"], before)
+    return pairs
+
+
+def within(rows: Iterable[Row], column: str, as_of: datetime, days: int) -> list[Row]:
+    """The rows whose instant lies in [as_of - days, as_of)."""
+    return [row for row in rows if as_of - days * DAY <= row[column] < as_of]
+
+
+def milliseconds(rows: Iterable[Row]) -> int:
+    """Time watched, in whole milliseconds."""
+    total = 0
+    for row in rows:
+        exact = row["watch_minutes"] * 60000
+        assert exact == int(exact), f"{row['watch_minutes']} minutes are no whole milliseconds"
+        total += int(exact)
+    return total
+
+
+def whole_days_since(instants: Sequence[datetime], as_of: datetime) -> int | None:
+    """Whole days from the newest of the instants to as_of; None when there is none."""
+    return (as_of - max(instants)) // DAY if instants else None
+
+
+def usage_features(known: Known, user: str, as_of: datetime) -> Values:
+    """usage_features of one pair."""
+    rows = known.of_user("usage", user)
+    last_7, last_30, last_60, last_90 = (within(rows, "started_at", as_of, n) for n in (7, 30, 60, 90))
+    before_30 = [row for row in last_60 if row["started_at"] < as_of - 30 * DAY]
+    devices = {row["device_id"] for row in last_30 if row["device_id"] is not None}
+    event_based = {
+        "watch_hours_30d": (30, milliseconds(last_30) / 3600000),
+        "avg_session_mins_7d": (
+            7,
+            milliseconds(last_7) / (60000 * len(last_7)) if last_7 else None,
+        ),
+        "unique_devices_30d": (30, len(devices)),
+        "skips_7d": (7, sum(row["skips"] or 0 for row in last_7)),
+        "rebuffer_events_7d": (7, sum(row["rebuffer_events"] or 0 for row in last_7)),
+        "active_days_30d": (30, len({row["started_at"].date() for row in last_30})),
+        "days_since_last_session": (
+            90,
+            whole_days_since([row["started_at"] for row in last_90], as_of),
+        ),
+        "watch_hours_trend_30d": (60, (milliseconds(last_30) - milliseconds(before_30)) / 3600000),
+    }
+    return _or_delivered(known, "usage", "usage_agg_30d", user, as_of, event_based)
+
+
+def payment_features(known: Known, user: str, as_of: datetime) -> Values:
+    """payment_features of one pair."""
+    rows = known.of_user("payments", user)
+    last_90 = within(rows, "attempted_at", as_of, 90)
+    last_180 = within(rows, "attempted_at", as_of, 180)
+    cents = sum(int(row["amount"] * 100) for row in last_90 if row["status"] == "succeeded")
+    failed = [row["attempted_at"] for row in last_180 if row["status"] == "failed"]
+    event_based = {
+        "failed_payments_90d": (90, sum(row["status"] == "failed" for row in last_90)),
+        "paid_amount_90d": (90, cents / 100),
+        "days_since_last_failed_payment": (180, whole_days_since(failed, as_of)),
+    }
+    return _or_delivered(known, "payments", "payments_agg_90d", user, as_of, event_based)
+
+
+def support_features(known: Known, user: str, as_of: datetime) -> Values:
+    """support_features of one pair."""
+    rows = known.of_user("support", user)
+    last_90 = within(rows, "opened_at", as_of, 90)
+    last_180 = within(rows, "opened_at", as_of, 180)
+
+    def resolved(row: Row) -> bool:
+        return row["resolved_at"] is not None and row["resolved_at"] < as_of
+
+    taken = [(row["resolved_at"] - row["opened_at"]) // MICROSECOND for row in last_90 if resolved(row)]
+    event_based = {
+        "support_tickets_90d": (90, len(last_90)),
+        "ticket_avg_resolution_hrs_90d": (
+            90,
+            sum(taken) / (3600000000 * len(taken)) if taken else None,
+        ),
+        "open_tickets": (180, sum(not resolved(row) for row in last_180)),
+        "complaints_90d": (90, sum(row["category"].startswith("complaint/") for row in last_90)),
+    }
+    return _or_delivered(known, "support", "support_agg_90d", user, as_of, event_based)
+
+
+def _or_delivered(
+    known: Known,
+    events: str,
+    aggregate: str,
+    user: str,
+    as_of: datetime,
+    event_based: Mapping[str, tuple[int, Any]],
+) -> Values:
+    """Column -> value: from events where they cover its window, else as delivered, else None."""
+    drop = next((day for day in known.drops if midnight(day) == as_of), None)
+    delivered = known.state.get((aggregate, user, drop), {}) if drop else {}
+    return {
+        column: value if known.covered(events, as_of, days) else delivered.get(column)
+        for column, (days, value) in event_based.items()
+    }
+
+
+def user_features(known: Known, user: str, as_of: datetime, signup: date, state: date) -> Values:
+    """user_features of one pair; `state` is the drop that describes the user."""
+    row = known.state.get(("users", user, state), {})
+    columns = ("user_gender", "user_is_senior", "has_family", "has_dependents")
+    return {
+        **{column: row.get(column) for column in columns},
+        "tenure_days": (as_of.date() - signup).days,
+    }
+
+
+SUBSCRIPTION_COLUMNS = (
+    "months_active",
+    "monthly_fee",
+    "total_paid",
+    "paperless_billing",
+    "plan_stream_tv",
+    "plan_stream_movies",
+    "net_service",
+    "contract_type",
+)
+
+
+def subscription_features(known: Known, user: str, state: date) -> Values:
+    """subscription_features of one pair; `state` is the drop that describes the user."""
+    row = known.state.get(("subscriptions", user, state), {})
+    return {column: row.get(column) for column in SUBSCRIPTION_COLUMNS}
+
+
+def features(deliveries: Iterable[Delivery], cadence: str = "drops") -> dict[str, dict[Pair, Values]]:
+    """Table -> (user_id, as_of) -> column -> value, once these deliveries are known."""
+    known = Known(deliveries)
+    tables: dict[str, dict[Pair, Values]] = {
+        "user_features": {},
+        "subscription_features": {},
+        "usage_features": {},
+        "payment_features": {},
+        "support_features": {},
+        "churn_labels": {
+            (user, midnight(day)): {"churn_label": row["churn_label"]}
+            for (table, user, day), row in known.state.items()
+            if table == "labels"
+        },
+    }
+    for (user, as_of), (signup, state) in spine(known, cadence).items():
+        pair = (user, as_of)
+        tables["user_features"][pair] = user_features(known, user, as_of, signup, state)
+        tables["subscription_features"][pair] = subscription_features(known, user, state)
+        tables["usage_features"][pair] = usage_features(known, user, as_of)
+        tables["payment_features"][pair] = payment_features(known, user, as_of)
+        tables["support_features"][pair] = support_features(known, user, as_of)
+    return tables

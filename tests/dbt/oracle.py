@@ -159,7 +159,9 @@ def whole_days_since(instants: Sequence[datetime], as_of: datetime) -> int | Non
 def usage_features(known: Known, user: str, as_of: datetime) -> Values:
     """usage_features of one pair."""
     rows = known.of_user("usage", user)
-    last_7, last_30, last_60, last_90 = (within(rows, "started_at", as_of, n) for n in (7, 30, 60, 90))
+    last_7, last_30, last_60, last_90 = (
+        within(rows, "started_at", as_of, n) for n in (7, 30, 60, 90)
+    )
     before_30 = [row for row in last_60 if row["started_at"] < as_of - 30 * DAY]
     devices = {row["device_id"] for row in last_30 if row["device_id"] is not None}
     event_based = {
@@ -205,7 +207,9 @@ def support_features(known: Known, user: str, as_of: datetime) -> Values:
     def resolved(row: Row) -> bool:
         return row["resolved_at"] is not None and row["resolved_at"] < as_of
 
-    taken = [(row["resolved_at"] - row["opened_at"]) // MICROSECOND for row in last_90 if resolved(row)]
+    taken = [
+        (row["resolved_at"] - row["opened_at"]) // MICROSECOND for row in last_90 if resolved(row)
+    ]
     event_based = {
         "support_tickets_90d": (90, len(last_90)),
         "ticket_avg_resolution_hrs_90d": (
@@ -263,7 +267,9 @@ def subscription_features(known: Known, user: str, state: date) -> Values:
     return {column: row.get(column) for column in SUBSCRIPTION_COLUMNS}
 
 
-def features(deliveries: Iterable[Delivery], cadence: str = "drops") -> dict[str, dict[Pair, Values]]:
+def features(
+    deliveries: Iterable[Delivery], cadence: str = "drops"
+) -> dict[str, dict[Pair, Values]]:
     """Table -> (user_id, as_of) -> column -> value, once these deliveries are known."""
     known = Known(deliveries)
     tables: dict[str, dict[Pair, Values]] = {

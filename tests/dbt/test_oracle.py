@@ -1,19 +1,32 @@
-"""The oracle itself, against rows computed by hand: if it is wrong, the property test proves nothing."""
+"""The oracle, against rows computed by hand: if it is wrong, the property test proves nothing."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests.dbt import histories
-from tests.dbt.oracle import DAY, Delivery, Known, Row, calendar, features, midnight, spine
+from tests.dbt.oracle import (
+    DAY,
+    EVENT_KEYS,
+    MICROSECOND,
+    Delivery,
+    Known,
+    Row,
+    calendar,
+    features,
+    midnight,
+    spine,
+)
 
-MICROSECOND = timedelta(microseconds=1)
+TIMES = {"usage": "started_at", "payments": "attempted_at", "support": "opened_at"}
 MARCH = date(2024, 3, 1)  # 30 days back is 31 January: the leap day lies between
 AS_OF = midnight(MARCH)
 
@@ -112,7 +125,9 @@ def test_a_window_starts_n_days_before_as_of_and_ends_before_it(started_at, hour
     ],
 )
 def test_counting_windows_are_half_open(table, days, column, rows):
-    model = {"usage": "usage_features", "payments": "payment_features"}.get(table, "support_features")
+    model = {"usage": "usage_features", "payments": "payment_features"}.get(
+        table, "support_features"
+    )
     start = AS_OF - days * DAY
     for instant, expected in [
         (start - MICROSECOND, 0),
@@ -144,9 +159,15 @@ def test_days_since_the_last_session_are_whole_days(started_at, days):
 
 def test_usage_of_an_ordinary_month():
     rows = [
-        session(at("2024-02-28T10:00:00"), "30.5", "s1", device_id="tv", skips=2, rebuffer_events=None),
-        session(at("2024-02-28T23:00:00"), "0.0001", "s2", device_id=None, skips=None, rebuffer_events=4),
-        session(at("2024-02-29T01:00:00"), "90", "s3", device_id="phone", skips=3, rebuffer_events=0),
+        session(
+            at("2024-02-28T10:00:00"), "30.5", "s1", device_id="tv", skips=2, rebuffer_events=None
+        ),
+        session(
+            at("2024-02-28T23:00:00"), "0.0001", "s2", device_id=None, skips=None, rebuffer_events=4
+        ),
+        session(
+            at("2024-02-29T01:00:00"), "90", "s3", device_id="phone", skips=3, rebuffer_events=0
+        ),
         session(at("2024-02-05T01:00:00"), "10", "s4", device_id="phone", skips=50),
         session(at("2024-01-10T01:00:00"), "200", "s5", device_id="car", skips=70),
     ]
@@ -231,7 +252,11 @@ def test_an_uncovered_window_takes_the_delivered_aggregate_of_exactly_this_as_of
     # January's payments are missing, and 90 days before 1 March begin before 1 February.
     assert of("payment_features", first, second)["failed_payments_90d"] is None
     # The first drop covers everything before it, so its payments make both windows complete.
-    both = (first, second, Delivery(january, {"payments": [payment(AS_OF - 60 * DAY, "1", "failed")]}))
+    both = (
+        first,
+        second,
+        Delivery(january, {"payments": [payment(AS_OF - 60 * DAY, "1", "failed")]}),
+    )
     assert of("payment_features", *both)["failed_payments_90d"] == 1
     assert of("payment_features", *both, as_of=midnight(january))["failed_payments_90d"] == 1
 
@@ -269,7 +294,11 @@ def test_a_calendar_takes_state_from_the_drop_before_and_newcomers_from_the_next
     first = Delivery(
         date(2024, 1, 15),
         {
-            "users": [user("stays"), user("leaves"), user("signs up on the drop's day", "2024-01-15")],
+            "users": [
+                user("stays"),
+                user("leaves"),
+                user("signs up on the drop's day", "2024-01-15"),
+            ],
             "subscriptions": [{"user_id": "stays", "monthly_fee": 9.5}],
         },
     )
@@ -308,7 +337,10 @@ def test_calendars():
         date(2024, 2, 29),
         MARCH,
     ]
-    assert calendar(date(2024, 2, 20), date(2024, 3, 4), "week") == [date(2024, 2, 26), date(2024, 3, 4)]
+    assert calendar(date(2024, 2, 20), date(2024, 3, 4), "week") == [
+        date(2024, 2, 26),
+        date(2024, 3, 4),
+    ]
     assert calendar(date(2024, 1, 1), date(2024, 3, 1), "month") == [
         date(2024, 1, 1),
         date(2024, 2, 1),
@@ -328,13 +360,70 @@ def test_any_order_of_different_drops_gives_the_same_values(seed, cadence):
     assert features(drawn.deliveries, cadence) == features(again, cadence)
 
 
+def without_the_future(deliveries: Sequence[Delivery], as_of: datetime) -> list[Delivery]:
+    """The same deliveries had nothing happened at or after `as_of`; late rows still arrive."""
+    happened = {
+        (table, event)
+        for table, rows in Known(deliveries).events.items()
+        for event, row in rows.items()
+        if row[TIMES[table]] < as_of
+    }
+    told = []
+    for delivery in deliveries:
+        files = {
+            table: [row for row in rows if (table, row[EVENT_KEYS[table]]) in happened]
+            for table, rows in delivery.files.items()
+            if table in EVENT_KEYS
+        }
+        if midnight(delivery.as_of) <= as_of:
+            files = {**delivery.files, **files}
+        told.append(Delivery(delivery.as_of, files))
+    return told
+
+
 @settings(max_examples=60, deadline=None)
 @given(SEEDS, st.data())
 def test_nothing_that_happens_at_or_after_as_of_changes_a_value(seed, data):
-    drawn = histories.draw(seed, users=2, cadence="drops")
-    as_of = data.draw(st.sampled_from(sorted({as_of for _, as_of in spine(Known(drawn.deliveries))})))
-    before = [histories.without_the_future(delivery, as_of) for delivery in drawn.deliveries]
-    expected, found = features(drawn.deliveries), features(before)
+    drawn = histories.draw(seed, users=2, cadence="drops").deliveries
+    as_ofs = sorted({as_of for _, as_of in spine(Known(drawn))})
+    assume(as_ofs)
+    as_of = data.draw(st.sampled_from(as_ofs))
+    expected, found = features(drawn), features(without_the_future(drawn, as_of))
     for table, rows in expected.items():
-        at_or_before = {pair: values for pair, values in rows.items() if pair[1] <= as_of}
-        assert {pair: found[table].get(pair) for pair in at_or_before} == at_or_before
+        known = {pair: values for pair, values in rows.items() if pair[1] <= as_of}
+        assert {pair: found[table].get(pair) for pair in known} == known
+
+
+def test_random_histories_hold_what_they_promise():
+    """A property over histories without late rows or corrections would be green for nothing."""
+    seen: Counter[str] = Counter()
+    for seed in range(30):
+        drawn = histories.draw(seed, users=3)
+        order = [delivery.as_of for delivery in drawn.deliveries]
+        seen["out of order"] += order != sorted(order)
+        seen["delivered again"] += len(set(order)) < len(order)
+        seen["no users file"] += any("users" not in d.files for d in drawn.deliveries)
+        seen["aggregates with events"] += any(
+            {"usage", "usage_agg_30d"} <= set(d.files) for d in drawn.deliveries
+        )
+        seen["an event file is missing"] += any(
+            not set(EVENT_KEYS) <= set(d.files) for d in drawn.deliveries
+        )
+        stated: dict[str, Row] = {}
+        as_ofs = [midnight(day) for day in order]
+        for delivery in drawn.deliveries:
+            as_of = midnight(delivery.as_of)
+            for row in delivery.files.get("usage", ()):
+                before = stated.get(row["session_id"], row)
+                at = row["started_at"]
+                seen["at or after as_of"] += at >= as_of
+                seen["exactly at as_of"] += at in as_ofs
+                seen["exactly 30 days before"] += at + 30 * DAY in as_ofs
+                seen["a microsecond too early"] += at + 30 * DAY + MICROSECOND in as_ofs
+                seen["late by 30 days"] += at < as_of - 30 * DAY
+                seen["stated again"] += before is not row and before == row
+                seen["moved in time"] += before["started_at"] != at
+                seen["moved to another user"] += before["user_id"] != row["user_id"]
+                stated[row["session_id"]] = row
+    assert len(seen) == 13
+    assert min(seen.values()) >= 10, seen

@@ -1,0 +1,328 @@
+"""Random histories of users over several drops, as deliveries in the order they arrive.
+
+One calendar of drops is shared by many histories, because every user of a build shares it; each
+history is a handful of users (`h007-a`, `h007-b`, `h007-c`) whose events never mix with another's,
+so that a failing history can be shown alone. Drawn on purpose, far above their natural odds:
+instants on the edge of a window, late rows, the same row in two drops, corrections (new values,
+another time, another user), drops delivered again with rows changed, added or taken away, or with
+further files, drops that arrive out of order, missing files, and aggregates beside events.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from tests.dbt.oracle import (
+    AGGREGATES,
+    DAY,
+    EVENT_KEYS,
+    MICROSECOND,
+    STATE,
+    Delivery,
+    calendar,
+    midnight,
+)
+
+COLUMNS = {
+    "users": "user_id signup_date user_gender user_is_senior has_family has_dependents",
+    "subscriptions": "user_id months_active plan_stream_tv plan_stream_movies contract_type"
+    " paperless_billing monthly_fee total_paid net_service",
+    "labels": "user_id churn_label",
+    "usage_agg_30d": "user_id watch_hours_30d avg_session_mins_7d unique_devices_30d skips_7d"
+    " rebuffer_events_7d",
+    "payments_agg_90d": "user_id failed_payments_90d",
+    "support_agg_90d": "user_id support_tickets_90d ticket_avg_resolution_hrs_90d",
+    "usage": "session_id user_id started_at device_id watch_minutes skips rebuffer_events",
+    "payments": "payment_id user_id attempted_at amount status",
+    "support": "ticket_id user_id opened_at resolved_at category",
+}
+WINDOWS = (0, 1, 7, 30, 60, 90, 180)
+GAPS = (1, 3, 7, 28, 29, 30, 31, 45, 60, 90, 91)
+FIRST_DROPS = (date(2023, 12, 31), *(date(2024, 1, 29) + n * DAY for n in range(5)))
+# A daily calendar of a year of drops would be all that the database does: keep it short.
+LONGEST = {"drops": 400, "month": 400, "week": 150, "day": 40}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Deliveries in order of arrival, and after how many of them to build (the last: after all)."""
+
+    seed: int
+    cadence: str
+    deliveries: tuple[Delivery, ...]
+    builds: tuple[int, ...]
+
+
+def draw(seed: int, users: int, cadence: str = "drops") -> Drawn:
+    """A calendar of drops and `users` histories over it, from the seed alone."""
+    random = Random(seed)
+    drops = [random.choice(FIRST_DROPS)]
+    while len(drops) < 5:
+        gap = random.choice([gap for gap in GAPS if gap < LONGEST[cadence] / 3])
+        if (drops[-1] - drops[0]).days + gap > LONGEST[cadence]:
+            break
+        drops.append(drops[-1] + gap * DAY)
+    plan = _deliveries(random, drops)
+    as_ofs = drops if cadence == "drops" else calendar(drops[0], drops[-1], cadence)
+    told = [
+        _History(Random(f"{seed}/{number}"), f"h{number:03d}", drops, as_ofs).tell(plan)
+        for number in range(users)
+    ]
+    deliveries = tuple(
+        Delivery(day, {file: [row for files in of_drop for row in files[file]] for file in files})
+        for (day, files), of_drop in zip(plan, zip(*told, strict=True), strict=True)
+    )
+    middle = sorted(random.sample(range(1, len(plan)), min(2, len(plan) - 1)))
+    return Drawn(seed, cadence, deliveries, (*middle, len(plan)))
+
+
+def _deliveries(random: Random, drops: Sequence[date]) -> list[tuple[date, tuple[str, ...]]]:
+    """Which drop arrives when, and with which files. The first one names the users there are."""
+    optional = [*STATE[1:], *AGGREGATES, *EVENT_KEYS]
+    complete = random.random() < 0.3  # else some event files are missing
+
+    def files(day: date) -> set[str]:
+        chosen = {"users"} if day == drops[0] or random.random() < 0.9 else set()
+        chosen |= {file for file in optional if random.random() < (0.4 if "agg" in file else 0.9)}
+        return chosen | (set(EVENT_KEYS) if complete else set()) or {"usage"}
+
+    first = [(day, files(day)) for day in drops]
+    again = []
+    for _ in range(random.randint(1, 3)):
+        day, had = random.choice(first)
+        chosen = {file for file in had if random.random() < 0.7} | {random.choice(optional)}
+        again.append((day, chosen))
+    roster, *rest = first
+    random.shuffle(rest)
+    plan = [roster, *rest]
+    for day, chosen in again:
+        arrived = next(place for place, (other, _) in enumerate(plan) if other == day)
+        plan.insert(random.randint(arrived + 1, len(plan)), (day, chosen))
+    return [(day, tuple(sorted(chosen))) for day, chosen in plan]
+
+
+def reorder(seed: int, deliveries: Sequence[Delivery]) -> tuple[Delivery, ...]:
+    """Another order of arrival: each drop's own deliveries stay in order, the first stays first."""
+    random = Random(seed)
+    waiting: dict[date, list[Delivery]] = {}
+    for delivery in deliveries[1:]:
+        waiting.setdefault(delivery.as_of, []).append(delivery)
+    turns = [delivery.as_of for delivery in deliveries[1:]]
+    random.shuffle(turns)
+    return (deliveries[0], *(waiting[day].pop(0) for day in turns))
+
+
+class _History:
+    """A few users' rows: what each drop says now, and what a delivery makes of it."""
+
+    def __init__(
+        self, random: Random, name: str, drops: Sequence[date], as_ofs: Sequence[date]
+    ) -> None:
+        self.random, self.name, self.drops, self.as_ofs = random, name, drops, as_ofs
+        self.settled = [f"{name}-a", f"{name}-b"]  # in the first drop, so always known
+        self.late = f"{name}-c"  # signs up between the drops
+        self.late_signup = drops[0] + random.randrange(max(1, (drops[-1] - drops[0]).days)) * DAY
+        self.signup = {
+            user: drops[0] - random.choice([0, 1, 1, 100, 1000]) * DAY for user in self.settled
+        }
+        self.rows: dict[tuple[date, str], list[dict[str, Any]]] = {}
+        self.ids: dict[str, list[dict[str, Any]]] = {table: [] for table in EVENT_KEYS}
+
+    def tell(self, plan: Sequence[tuple[date, tuple[str, ...]]]) -> list[dict[str, list[dict]]]:
+        """For every delivery of the plan, file -> this history's rows."""
+        return [
+            # users.csv first: the others may name only users whom the loader knows
+            {file: self._file(day, file) for file in sorted(files, key=lambda f: f != "users")}
+            for day, files in plan
+        ]
+
+    def _file(self, day: date, file: str) -> list[dict[str, Any]]:
+        before = self.rows.get((day, file))
+        if before is None:
+            rows = self._new(day, file)
+        elif self.random.random() < 0.5:
+            rows = before  # the drop comes again for another history's sake
+        else:
+            rows = self._changed(day, file, before)
+        self.rows[day, file] = rows
+        return [dict(row) for row in rows]
+
+    def _users(self, day: date) -> list[str]:
+        """Users that a file of this drop may name."""
+        listed = [row["user_id"] for row in self.rows.get((day, "users"), ())]
+        return sorted({*self.settled, *listed})
+
+    def _new(self, day: date, file: str) -> list[dict[str, Any]]:
+        random = self.random
+        if file == "users":
+            users = list(self.settled)
+            if day != self.drops[0]:
+                users = [user for user in users if random.random() < 0.9]
+            if self.late_signup <= day and random.random() < 0.9:
+                users.append(self.late)
+            return [self._user(user, day) for user in users]
+        if file not in EVENT_KEYS:
+            return [self._values(u, file) for u in self._users(day) if random.random() < 0.85]
+        rows = {}
+        for _ in range(random.choice([0, 1, 2, 3, 5])):
+            row = self._event(day, file)
+            rows[row[EVENT_KEYS[file]]] = row
+        return list(rows.values())
+
+    def _changed(self, day: date, file: str, before: list[dict]) -> list[dict[str, Any]]:
+        """The file as the same drop delivers it again: rows gone, rows corrected, rows new."""
+        random, kept = self.random, []
+        protected = {self.late, *(self.settled if day == self.drops[0] else ())}
+        for row in before:
+            chance = random.random()
+            if chance < 0.25 and not (file == "users" and row["user_id"] in protected):
+                continue
+            kept.append(self._corrected(day, file, row) if chance > 0.7 else row)
+        key = EVENT_KEYS.get(file, "user_id")
+        known = {row[key] for row in kept}
+        return kept + [row for row in self._new(day, file) if row[key] not in known]
+
+    def _corrected(self, day: date, file: str, row: dict[str, Any]) -> dict[str, Any]:
+        if file == "users":
+            return self._user(row["user_id"], day)
+        if file not in EVENT_KEYS:
+            return self._values(row["user_id"], file)
+        key = EVENT_KEYS[file]
+        fresh = {**self._event_values(day, file), key: row[key]}
+        moved = self.random.choice(["time", "user", "values", "all"])
+        if moved != "all":
+            time = list(row)[2]  # the third column of every event file
+            kept = {"time": {time}, "user": {"user_id"}, "values": set(row) - {time, "user_id"}}
+            fresh = {c: fresh[c] if c in kept[moved] else value for c, value in row.items()}
+        if file == "support" and fresh["resolved_at"] is not None:
+            fresh["resolved_at"] = max(fresh["resolved_at"], fresh["opened_at"])
+        if row["user_id"] == self.late and self.late not in self._users(day):
+            fresh["user_id"] = self.settled[0]
+        self.ids[file].append(fresh)
+        return fresh
+
+    def _event(self, day: date, file: str) -> dict[str, Any]:
+        """A new event, or one that some drop stated already: the same, or corrected."""
+        random, end = self.random, midnight(day) + DAY
+        stated = [
+            row
+            for row in self.ids[file]
+            if all(not isinstance(v, datetime) or v < end for v in row.values())
+            and row["user_id"] in self._users(day)
+        ]
+        if stated and random.random() < 0.3:
+            row = random.choice(stated)
+            return row if random.random() < 0.4 else self._corrected(day, file, row)
+        number = len(self.ids[file])
+        row = {**self._event_values(day, file), EVENT_KEYS[file]: f"{self.name}-{file[:2]}{number}"}
+        self.ids[file].append(row)
+        return row
+
+    def _instant(self, day: date) -> datetime:
+        """An instant up to the end of the drop's date, most often on the edge of some window."""
+        random, end = self.random, midnight(day) + DAY
+        while True:
+            edge = midnight(random.choice(self.as_ofs)) - random.choice(WINDOWS) * DAY
+            hours = random.random() * DAY
+            near = random.choice([timedelta(0), -MICROSECOND, MICROSECOND, hours, -hours])
+            if random.random() < 0.2:
+                edge, near = midnight(day), -random.random() * 120 * DAY
+            if edge + near < end:
+                return edge + near
+
+    def _event_values(self, day: date, file: str) -> dict[str, Any]:
+        random = self.random
+        row: dict[str, Any] = dict.fromkeys(COLUMNS[file].split())
+        row["user_id"] = random.choice(self._users(day))
+        if file == "usage":
+            row["started_at"] = self._instant(day)
+            row["device_id"] = random.choice([None, "tv", "phone", "car"])
+            row["watch_minutes"] = Decimal(random.choice([0, 1, 999, 412345, 10**7])) / 10000
+            row["watch_minutes"] += random.randrange(100)
+            row["skips"] = random.choice([None, 0, 1, 17])
+            row["rebuffer_events"] = random.choice([None, 0, 2, 2**31 - 1])
+        elif file == "payments":
+            row["attempted_at"] = self._instant(day)
+            row["amount"] = Decimal(random.choice([0, 1, 10, 20, 2985, 10**9 + 7])) / 100
+            row["status"] = random.choice(["succeeded", "failed"])
+        else:
+            row["opened_at"] = self._instant(day)
+            if random.random() < 0.7:
+                row["resolved_at"] = max(self._instant(day), row["opened_at"])
+            topic = random.choice(["billing", "playback", "account", "content"])
+            row["category"] = f"{random.choice(['ticket', 'complaint'])}/{topic}"
+        return row
+
+    def _user(self, user: str, day: date) -> dict[str, Any]:
+        random = self.random
+        signup = self.signup.get(user, self.late_signup)
+        if user in self.signup and random.random() < 0.15:
+            signup = day - random.choice([0, 1, 2, 40]) * DAY  # corrected, or signed up again
+        return {
+            "user_id": user,
+            "signup_date": min(signup, day),
+            "user_gender": random.choice(["Female", "Male", None]),
+            "user_is_senior": random.choice([True, False, None]),
+            "has_family": random.choice([True, False, None]),
+            "has_dependents": random.choice([True, False, None]),
+        }
+
+    def _values(self, user: str, file: str) -> dict[str, Any]:
+        """A row of subscriptions, labels or an aggregate."""
+        random = self.random
+        boolean, count = (lambda: random.random() < 0.5), (lambda: random.randrange(3))
+        amount = lambda: random.choice([0.1, 29.85, 24.483650766787413, 1 / 3, 1889.5])  # noqa: E731
+        money = lambda: random.choice([0.1, 29.85, 99.99, 1889.5])  # noqa: E731
+        makers = {
+            "churn_label": boolean,
+            "plan_stream_tv": lambda: random.choice([True, False, None]),
+            "plan_stream_movies": lambda: random.choice([True, False, None]),
+            "paperless_billing": boolean,
+            "monthly_fee": money,
+            "total_paid": money,
+            "net_service": lambda: random.choice(["DSL", "Fiber optic", "No"]),
+            "contract_type": lambda: random.choice(["Month-to-month", "One year", "Two year"]),
+            "watch_hours_30d": amount,
+            "avg_session_mins_7d": amount,
+            "ticket_avg_resolution_hrs_90d": amount,
+        }
+        columns = COLUMNS[file].split()[1:]
+        return {"user_id": user, **{c: makers.get(c, count)() for c in columns}}
+
+
+def text(value: Any, random: Random) -> str:
+    """A value as a delivery writes it; an instant in one of the spellings that mean the same."""
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        offset = random.choice([0, 0, 330, -480])
+        local = value.astimezone(timezone(timedelta(minutes=offset)))
+        if offset == 0 and random.random() < 0.5:
+            return local.replace(tzinfo=None).isoformat()
+        return local.isoformat()
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def write(root: Path, delivery: Delivery, seed: int = 0) -> Path:
+    """The delivery as a drop folder under `root`; event rows in any order, some of them twice."""
+    random = Random(f"{seed}/{delivery.as_of}")
+    folder = root / delivery.as_of.isoformat()
+    folder.mkdir(parents=True)
+    for file, rows in delivery.files.items():
+        columns = COLUMNS[file].split()
+        lines = [[text(row[column], random) for column in columns] for row in rows]
+        if file in EVENT_KEYS:
+            lines += random.sample(lines, len(lines) // 10)
+            random.shuffle(lines)
+        with (folder / f"{file}.csv").open("w", newline="", encoding="utf-8") as out:
+            csv.writer(out, lineterminator="\n").writerows([columns, *lines])
+    return folder

@@ -1,5 +1,5 @@
 -- The schemas, the ledger and the serving role. Safe to run again. The raw tables follow from
--- data/contract.py. `{serving_user}` and `{serving_password}` are filled in by data/setup.py.
+-- data/contract.py, and the names in braces are filled in by data/setup.py.
 
 create schema if not exists raw;       -- drops as delivered; written by data/, read by staging
 create schema if not exists staging;   -- dbt views: typed, effective rows as of the newest build
@@ -37,7 +37,7 @@ create table if not exists ledger.builds (
 create table if not exists ledger.publications (
     known_at timestamptz primary key references ledger.builds,
     invocation_id text not null unique,
-    code_version text,                        -- git sha, where there is one
+    code_version text not null,               -- git sha, or a checksum of the definitions
     load_to bigint not null,
     cadence text not null,
     rows_appended jsonb not null,             -- table -> rows

@@ -1,0 +1,47 @@
+{#-
+    This invocation's build: {known_at, load_from, load_to, recompute}.
+
+    known_at   stamps the versions it appends
+    load_from  loads up to here were in the last publication
+    load_to    loads up to here are seen; one that commits later waits for the next build
+
+    Commands that build nothing (compile, docs, test) see the newest build.
+-#}
+{% macro current_build() %}
+    {% if not execute %}
+        {{ return({'known_at': 'epoch', 'load_from': 0, 'load_to': 0, 'recompute': true}) }}
+    {% endif %}
+    {% set found = run_query(
+        "select known_at::text, load_from, load_to, recompute from ledger.builds "
+        ~ "order by (invocation_id = '" ~ invocation_id ~ "') desc, known_at desc limit 1"
+    ) %}
+    {% if not found.rows %}
+        {{ return({'known_at': 'epoch', 'load_from': 0, 'load_to': 0, 'recompute': true}) }}
+    {% endif %}
+    {% set row = found.rows[0] %}
+    {{ return({
+        'known_at': row[0], 'load_from': row[1] | int, 'load_to': row[2] | int, 'recompute': row[3]
+    }) }}
+{% endmacro %}
+
+
+{#- A where clause over raw rows: those in effect as this build sees them. -#}
+{% macro in_effect() %}
+    {%- set load_to = current_build().load_to -%}
+    load_id <= {{ load_to }} and (superseded_by is null or superseded_by > {{ load_to }})
+{%- endmacro %}
+
+
+{#- Pre-hook of every versioned table, in the transaction that appends: see start_build. -#}
+{% macro require_running_build() %}
+    {% if execute %}
+do $$
+begin
+    perform from ledger.builds
+    where invocation_id = '{{ invocation_id }}' and status = 'running' for share;
+    if not found then
+        raise exception 'this build was taken over by a later one; nothing of it is published';
+    end if;
+end $$
+    {% endif %}
+{% endmacro %}

@@ -1,0 +1,29 @@
+{#- What differs between engines, in one place (docs/decisions/0011-portable-sql.md). -#}
+{% macro type_instant() %}{{ return('timestamp with time zone') }}{% endmacro %}
+
+{% macro type_double() %}{{ return('double precision') }}{% endmacro %}
+
+{#- The UTC date of an instant. -#}
+{% macro utc_date(instant) -%}
+    cast({{ instant }} at time zone 'UTC' as date)
+{%- endmacro %}
+
+{#- The instant at which a date begins in UTC. -#}
+{% macro utc_midnight(date) -%}
+    (cast({{ date }} as timestamp) at time zone 'UTC')
+{%- endmacro %}
+
+{#- Whole days between two instants, rounded down. -#}
+{% macro whole_days(since, until) -%}
+    cast(floor(extract(epoch from {{ until }} - {{ since }}) / 86400) as bigint)
+{%- endmacro %}
+
+{#- Microseconds between two instants, exact. -#}
+{% macro microseconds(since, until) -%}
+    cast(extract(epoch from {{ until }} - {{ since }}) * 1000000 as bigint)
+{%- endmacro %}
+
+{#- One division of two exact integers, at the very end: equal to the bit on every engine. -#}
+{% macro ratio(numerator, denominator) -%}
+    cast({{ numerator }} as {{ type_double() }}) / nullif(cast({{ denominator }} as {{ type_double() }}), 0)
+{%- endmacro %}

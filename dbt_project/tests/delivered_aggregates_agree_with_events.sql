@@ -1,0 +1,45 @@
+-- Where a drop delivers an aggregate and events cover its window as well, the two should say the
+-- same; if not, one of them lost rows. A warning: late rows arrive after the aggregate was made.
+{{ config(severity='warn') }}
+{% set build = current_build() %}
+with
+
+pairs as (
+    select * from {{ ref('spine_changes') }} where in_spine
+),
+
+pairs_of_delivered as (
+    {% for features, delivered, since, columns in [
+        ('usage_features', 'stg_usage_agg', 'usage_since', {
+            'watch_hours_30d': 30, 'avg_session_mins_7d': 7, 'unique_devices_30d': 30, 'skips_7d': 7, 'rebuffer_events_7d': 7,
+        }),
+        ('payment_features', 'stg_payments_agg', 'payments_since', {'failed_payments_90d': 90}),
+        ('support_features', 'stg_support_agg', 'support_since', {
+            'support_tickets_90d': 90, 'ticket_avg_resolution_hrs_90d': 90,
+        }),
+    ] %}
+    {% for column, days in columns.items() %}
+    select
+        '{{ column }}' as feature,
+        pairs.user_id,
+        pairs.as_of,
+        cast(versions.{{ column }} as {{ type_double() }}) as from_events,
+        cast(delivered.{{ column }} as {{ type_double() }}) as delivered
+    from pairs
+    inner join {{ ref(delivered) }} as delivered
+        on pairs.user_id = delivered.user_id and pairs.as_of = delivered.as_of
+    inner join {{ ref(features) }} as versions
+        on pairs.user_id = versions.user_id and pairs.as_of = versions.as_of
+        and versions.known_at = cast('{{ build.known_at }}' as {{ type_instant() }})
+    where {{ covered('pairs.' ~ since, days, 'pairs.as_of') }} and pairs.{{ features }}
+    {{ 'union all' if not loop.last }}
+    {% endfor %}
+    {{ 'union all' if not loop.last }}
+    {% endfor %}
+)
+
+select *
+from pairs_of_delivered
+where
+    from_events is distinct from delivered
+    and coalesce(abs(from_events - delivered) > 0.000001 * greatest(1, abs(delivered)), true)

@@ -46,11 +46,14 @@ create table if not exists ledger.publications (
     published_at timestamptz not null default clock_timestamp()
 );
 
--- One row per view and materialization that committed.
+-- One row per view and materialization that committed. (A row of zeros: the online table was made
+-- or altered, so the next materialization fills it anew.)
 create table if not exists ledger.materializations (
     materialization_id bigint generated always as identity primary key,
     view_name text not null,
-    publication timestamptz not null,         -- known_at of the newest publication it saw
+    store text not null default 'postgres',   -- the online store: postgres is schema online
+    as_of timestamptz,                        -- what is online since: the users of this as_of ...
+    publication timestamptz not null,         -- ... as known at this known_at
     start_date timestamptz,                   -- null: incremental
     end_date timestamptz not null,
     columns text[] not null,                  -- the feature columns it filled
@@ -66,6 +69,8 @@ create table if not exists ledger.materializations (
 create table if not exists ledger.audits (
     audit_id bigint generated always as identity primary key,
     view_name text not null,
+    store text not null default 'postgres',   -- as in ledger.materializations
+    as_of timestamptz,                        -- of the offline rows compared; null: there are none
     publication timestamptz not null,
     compared bigint not null,
     differing bigint not null,

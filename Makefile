@@ -1,0 +1,196 @@
+# StreamFlow feature store. `make` or `make help` lists every command.
+# Written for GNU make 3.81 and a POSIX sh, so that macOS needs nothing more.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+
+# Where the environment goes; .venv/bin is all that the recipes use.
+VENV := .venv
+PY := $(VENV)/bin/python
+DBT := $(CURDIR)/$(VENV)/bin/dbt
+RUN := $(PY) -m orchestration
+
+# The one package that no lock can install is the installer: pip before 24 rejects our lock
+# (docs/decisions/0001-pip-first.md), so this one comes first, by its hash too.
+PIP_PIN := pip==26.3 --hash=sha256:f3b60b20ffaadd4415ed7957212a38ac63fa4c5fa375bd0f4a797777940fad13
+PIP_INSTALL := $(PY) -m pip install --disable-pip-version-check --no-input
+INSTALL_LOCKED := $(PIP_INSTALL) --require-hashes --no-deps -r
+UV_COMPILE := $(VENV)/bin/uv pip compile pyproject.toml --quiet --universal --python-version 3.10 \
+	--generate-hashes --no-emit-index-url --no-emit-find-links --no-strip-extras --no-header \
+	--annotation-style line
+
+##@ Start
+
+.PHONY: demo
+demo: $(VENV)/.runtime ## everything: install, database, sample drops, dbt, Feast, training set, API
+	@$(RUN) demo
+
+.PHONY: up
+up: $(VENV)/.runtime ## start the database alone
+	@$(PY) -m data up
+
+.PHONY: down
+down: ## stop everything that was started here
+	@if [ -x $(PY) ]; then $(RUN) down; else echo "Nothing runs: there is no $(VENV)."; fi
+
+##@ Steps
+
+.PHONY: generate
+generate: $(VENV)/.runtime ## sample drops into data/drops   [USERS=2000 MONTHS=6 SEED=1 GRAIN=events TO=data/drops]
+	@$(PY) -m data generate $(if $(USERS),--users $(USERS)) $(if $(MONTHS),--months $(MONTHS)) \
+		$(if $(SEED),--seed $(SEED)) $(if $(GRAIN),--grain $(GRAIN)) $(if $(TO),--to '$(TO)')
+
+.PHONY: load
+load: $(VENV)/.runtime ## check and load a drop           DROP=<folder named YYYY-MM-DD>
+	@$(call need,DROP,make load DROP=data/drops/2024-01-31)
+	@$(RUN) ingest '$(DROP)'
+
+.PHONY: build
+build: $(VENV)/.runtime ## dbt build: features, tests, publication   [RECOMPUTE=1]
+	@$(RUN) build $(if $(RECOMPUTE),--recompute)
+
+.PHONY: docs
+docs: $(VENV)/.runtime ## dbt's documentation and lineage as one page that opens offline
+	@$(RUN) docs
+
+.PHONY: apply
+apply: $(VENV)/.runtime ## feast apply
+	@$(RUN) apply
+
+.PHONY: publish
+publish: $(VENV)/.runtime ## feast materialize-incremental     [END=2024-01-31T00:00:00]
+	@$(RUN) publish $(if $(END),--end-date '$(END)')
+
+.PHONY: audit
+audit: $(VENV)/.runtime ## does every online value equal the offline one?
+	@$(RUN) audit
+
+.PHONY: training-set
+training-set: $(VENV)/.runtime ## features and labels of a snapshot   AS_OF=2024-01-31 [KNOWN_AT=...]
+	@$(call need,AS_OF,make training-set AS_OF=2024-01-31)
+	@$(RUN) training-set --as-of '$(AS_OF)' $(if $(KNOWN_AT),--known-at '$(KNOWN_AT)')
+
+.PHONY: leak-check
+leak-check: $(VENV)/.runtime ## do your models look into the future? (draws histories, moves rows, rebuilds)
+	@$(RUN) leak-check
+
+.PHONY: pipeline
+pipeline: $(VENV)/.runtime ## all steps in order               [DROP=<folder>] [AS_OF=2024-01-31]
+	@$(RUN) pipeline $(if $(DROP),--drop '$(DROP)') $(if $(AS_OF),--as-of '$(AS_OF)')
+
+.PHONY: serve
+serve: $(VENV)/.runtime ## the API in the foreground
+	@$(VENV)/bin/python -m serving
+
+.PHONY: vector
+vector: $(VENV)/.runtime ## one user's online vector, as Feast reads it   USER=<user id>
+	@[ '$(origin USER)' = 'command line' ] || { echo "Say which: make vector USER=<user id>" >&2; exit 2; }
+	@$(RUN) vector '$(USER)'
+
+##@ Orchestrator and report
+
+.PHONY: dagster
+dagster: $(VENV)/.dev ## Dagster's UI on this machine
+	@$(RUN) dagster
+
+.PHONY: report
+report: $(VENV)/.runtime ## freshness, tests and drift of a month as one HTML page   AS_OF=2024-02-29
+	@$(call need,AS_OF,make report AS_OF=2024-02-29)
+	@$(RUN) report --as-of '$(AS_OF)'
+
+##@ Develop
+
+.PHONY: test
+test: $(VENV)/.dev ## all tests, on a database server of their own   [ARGS="-k words"]
+	@$(VENV)/bin/pytest $(ARGS)
+
+.PHONY: test-orchestration
+test-orchestration: $(VENV)/.dev ## the orchestrator's tests alone
+	@$(VENV)/bin/pytest tests/orchestration $(ARGS)
+
+.PHONY: check
+check: $(VENV)/.dev ## linters and types: ruff, sqlfluff, mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(RUN) lint-sql
+
+.PHONY: fix
+fix: $(VENV)/.dev ## let the linters repair what they can
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+	$(RUN) lint-sql --fix
+
+.PHONY: bench-build bench-publish bench-training bench-serving
+bench-build: $(VENV)/.dev ## how long builds take: full, nothing new, late rows, next month
+bench-publish: $(VENV)/.dev ## publishing online against stock Feast
+bench-training: $(VENV)/.dev ## training sets against stock Feast
+bench-serving: $(VENV)/.dev ## requests a second against feast serve
+bench-build bench-publish bench-training bench-serving:
+	@$(PY) tests/bench/$(subst -,_,$@).py $(ARGS)
+
+.PHONY: lock
+lock: $(VENV)/.runtime ## resolve the versions again (UPGRADE=1: the newest ones)
+	@$(PIP_INSTALL) --quiet uv
+	$(UV_COMPILE) --all-extras $(if $(UPGRADE),--upgrade) -o requirements-dev.lock
+	$(UV_COMPILE) $(if $(UPGRADE),--upgrade) -c requirements-dev.lock -o requirements.lock
+
+.PHONY: clean
+clean: down ## stop, then remove the environment, the database and everything generated
+	rm -rf $(VENV) .state dbt_project/target dbt_project/logs logs data/drops data/processed \
+		.pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
+
+.PHONY: help
+help: ## this list
+	@awk 'BEGIN { FS = ":.*## " } \
+		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z][a-z-]*:.*## / { printf "  %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# need NAME, an example: stop when the variable was not given.
+define need
+[ -n "$($(1))" ] || { echo "Say which: $(2)" >&2; exit 2; }
+endef
+
+# --- the environment ---------------------------------------------------------------------------
+
+# The first of these that fits; PYTHON=... says which one to take.
+CANDIDATES := $(if $(PYTHON),'$(PYTHON)',python3 python3.13 python3.12 python3.11 python3.10 python)
+
+$(VENV)/.pip:
+	@supported='import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))'; \
+	if ! $(PY) -c "$$supported" >/dev/null 2>&1; then \
+		chosen=; for python in $(CANDIDATES); do \
+			if "$$python" -c "$$supported" >/dev/null 2>&1; then chosen=$$python; break; fi; \
+		done; \
+		if [ -z "$$chosen" ]; then \
+			echo "StreamFlow needs Python 3.10 to 3.13 with its venv module; none of these is:" \
+				$(CANDIDATES) >&2; \
+			echo "Install one (Debian: apt-get install python3-venv), or say where it is:" \
+				"make demo PYTHON=/path/to/python3.12" >&2; exit 1; \
+		fi; \
+		echo "Making $(VENV) with $$("$$chosen" --version)"; \
+		rm -rf $(VENV) && "$$chosen" -m venv $(VENV); \
+	fi
+	@echo '$(PIP_PIN)' > $(VENV)/pip.lock
+	@$(PIP_INSTALL) --quiet --require-hashes -r $(VENV)/pip.lock
+	@touch $@
+
+# $(call install,<lock>): pip's long output becomes a count; on failure its end is shown.
+define install
+total=$$(grep -c '^[a-z].*==' $(1)); echo "Installing from $(1) (up to $$total packages)"; \
+{ $(INSTALL_LOCKED) $(1) 2>&1; echo "exit=$$?"; } | tee $(VENV)/install.log | awk ' \
+	/^Collecting/ { if (++n % 25 == 0) { printf "  %d packages ...\n", n; fflush() } } \
+	/^Installing collected/ { print "  unpacking ..."; fflush() } \
+	/^exit=/ { code = substr($$0, 6) } END { exit code }' \
+	|| { tail -15 $(VENV)/install.log >&2; exit 1; }
+endef
+
+$(VENV)/.runtime: requirements.lock pyproject.toml $(VENV)/.pip
+	@$(call install,requirements.lock)
+	@$(PIP_INSTALL) --quiet --no-deps --no-build-isolation -e . >> $(VENV)/install.log 2>&1 \
+		|| { tail -15 $(VENV)/install.log >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
+	@$(call install,requirements-dev.lock)
+	@touch $@

@@ -1,0 +1,119 @@
+"""The steps as commands: `python -m orchestration <step>`. The Makefile is their menu."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timezone
+
+from orchestration import steps
+from orchestration.background import BackgroundError
+from orchestration.steps import StepError
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="python -m orchestration", description=__doc__)
+    commands = top.add_subparsers(dest="step", required=True, metavar="step")
+    commands.add_parser("demo", help="the whole path once, on sample drops")
+    commands.add_parser("down", help="stop what the demo and `make up` started")
+    command = commands.add_parser("ingest", help="check and load a drop")
+    command.add_argument("folder")
+    command = commands.add_parser("build", help="dbt build, which publishes when all tests pass")
+    command.add_argument("--recompute", action="store_true", help="after a changed definition")
+    command.add_argument("--cadence", choices=["drops", "month", "week", "day"])
+    commands.add_parser("docs", help="dbt's documentation as one page")
+    commands.add_parser("apply", help="feast apply")
+    command = commands.add_parser("publish", help="feast materialize-incremental")
+    command.add_argument("--end-date", type=instant, help="as_of up to here; default now")
+    commands.add_parser("audit", help="online equals offline, or an error")
+    command = commands.add_parser("vector", help="one user's online features, through Feast")
+    command.add_argument("user_id")
+    command.add_argument("--service", default="all_features")
+    command = commands.add_parser("pipeline", help="all steps in order")
+    command.add_argument("--drop")
+    command.add_argument("--as-of", action="append")
+    command = commands.add_parser("lint-sql", help="sqlfluff, with a database for dbt's templater")
+    command.add_argument("--fix", action="store_true")
+    for name, text in PASSED_ON.items():
+        commands.add_parser(name, help=text, add_help=False)
+    return top
+
+
+# Commands with a module and a command line of their own.
+PASSED_ON = {
+    "training-set": "features and labels of a snapshot, as CSV and parquet",
+    "leak-check": "do the models look into the future?",
+}
+
+
+def instant(text: str) -> datetime:
+    """An ISO 8601 instant; without an offset it is UTC."""
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one step; 1 when it failed, with one line on stderr that says what to do."""
+    options, rest = parser().parse_known_args(arguments)
+    if rest and options.step not in PASSED_ON:
+        parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        return run(options, rest) or 0
+    except StepError as error:
+        from data.check import DropError
+
+        # One line is for logs; a person gets every error of the drop.
+        refused = isinstance(error.__cause__, DropError)
+        print(error.__cause__ if refused else error, file=sys.stderr)
+    except BackgroundError as error:
+        print(error, file=sys.stderr)
+    return 1
+
+
+def run(options: argparse.Namespace, rest: list[str]) -> int | None:
+    """Call the step. Imports wait until they are needed: dbt and Feast take seconds each."""
+    if options.step == "demo":
+        from orchestration.demo import demo
+
+        demo()
+    elif options.step == "down":
+        from orchestration.demo import down
+
+        down()
+    elif options.step == "ingest":
+        steps.ingest(options.folder)
+    elif options.step == "build":
+        chosen = {"recompute": options.recompute or None, "cadence": options.cadence}
+        steps.build(**{name: value for name, value in chosen.items() if value is not None})
+    elif options.step == "docs":
+        steps.docs()
+    elif options.step == "apply":
+        steps.apply()
+    elif options.step == "publish":
+        steps.publish(options.end_date)
+    elif options.step == "audit":
+        steps.audit()
+    elif options.step == "vector":
+        print(json.dumps(steps.vector(options.user_id, options.service), indent=2))
+    elif options.step == "pipeline":
+        steps.pipeline(options.drop, options.as_of)
+    elif options.step == "lint-sql":
+        from orchestration.lint_sql import lint
+
+        return lint(fix=options.fix)
+    elif options.step == "training-set":
+        from orchestration.training import main as training_set
+
+        return training_set(rest)
+    elif options.step == "leak-check":
+        from orchestration.leak_check import main as leak_check
+
+        return leak_check(rest)
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""Start programs that outlive the command that started them, and stop them again.
+
+`<state>/<name>.pid` holds the process id and what the process was started as; a pid that now
+belongs to another program is not ours to stop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+from data.server import state_folder
+
+
+class BackgroundError(RuntimeError):
+    """The program did not start; the text says why and where its log is."""
+
+
+def start(name: str, command: list[str], url: str, *, seconds: float = 60) -> None:
+    """Start `command` unless something else listens there; return once `url` answers 200.
+
+    Its output goes to `<state>/<name>.log`.
+
+    Raises:
+        BackgroundError: the port is taken, the program ended, or `url` did not answer in time.
+    """
+    stop(name)
+    host, _, port = url.split("/")[2].partition(":")
+    with socket.socket() as probe:
+        if probe.connect_ex((host, int(port))) == 0:
+            raise BackgroundError(f"{name}: {host}:{port} is taken by another program")
+    folder = state_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / f"{name}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # so that Ctrl-C in this terminal does not reach it
+        )
+    _pid_file(name).write_text(f"{process.pid}\n{' '.join(command)}\n")
+    if not wait_until(lambda: process.poll() is not None or _answers(url), seconds):
+        stop(name)
+        raise BackgroundError(f"{name} did not answer at {url} within {seconds:.0f} s; see {log}")
+    if process.poll() is not None:
+        _pid_file(name).unlink(missing_ok=True)
+        end = "\n".join(log.read_text(errors="replace").splitlines()[-10:])
+        raise BackgroundError(f"{name} ended with status {process.returncode}:\n{end}")
+
+
+def stop(name: str) -> bool:
+    """Stop what `start` started under this name; whether it was running."""
+    file = _pid_file(name)
+    try:
+        pid_text, command = file.read_text().splitlines()[:2]
+    except (OSError, ValueError):
+        return False
+    pid = int(pid_text)
+    running = _runs(pid, command)
+    if running:
+        os.kill(pid, signal.SIGTERM)
+        if not wait_until(lambda: not _runs(pid, command), 10):
+            os.kill(pid, signal.SIGKILL)
+    file.unlink(missing_ok=True)
+    return running
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Ask ten times a second; whether the condition came true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def _pid_file(name: str) -> Path:
+    return state_folder() / f"{name}.pid"
+
+
+def _runs(pid: int, command: str) -> bool:
+    """Whether `pid` lives and still is that command; a zombie of ours is reaped first."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+    arguments = command.partition(" ")[2]  # an interpreter may show under its real path
+    return _command(pid).endswith(arguments)
+
+
+def _command(pid: int) -> str:
+    """How a process was started; empty when there is none."""
+    if Path("/proc/self/cmdline").exists():  # Linux, where `ps` may be missing
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            return ""
+        return words.decode(errors="replace").replace("\0", " ").strip() or "<defunct>"
+    asked = ["ps", "-ww", "-o", "command=", "-p", str(pid)]
+    return subprocess.run(asked, capture_output=True, text=True).stdout.strip()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return answer.status == 200
+    except (OSError, urllib.error.URLError):
+        return False

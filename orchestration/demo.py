@@ -1,0 +1,139 @@
+"""`make demo`: the whole path once, from sample drops to an answer of the API."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from data.__main__ import main as data_command
+from data.__main__ import up
+from data.database import Database
+from data.server import EmbeddedServer
+from orchestration import background, steps
+from orchestration.steps import ROOT, StepError, say
+
+DROPS = ROOT / "data" / "drops"
+API, DOCS = "api", "dbt-docs"
+
+
+class _Headings:
+    """Numbers the steps and times them."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.number, self.began = total, 0, time.monotonic()
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[None]:
+        self.number += 1
+        say(f"\n[{self.number}/{self.total}] {title}")
+        began = time.monotonic()
+        yield
+        say(f"  done in {time.monotonic() - began:.1f} s")
+
+
+def demo() -> None:
+    """Run every step and leave the database, the API and dbt's documentation running."""
+    step = _Headings(9).step
+    with step("Database: Postgres from a wheel, in .state"):
+        say(f"  {up(Database())}")
+    with step("Sample drops: 2,000 users, 6 months"):
+        if sample_drops():
+            say(f"  already in {shown(DROPS)}")
+        elif data_command(["generate", "--to", str(DROPS)]):
+            raise StepError("generate", "no sample drops", "make generate")
+    with step("Load: check the drops, copy them into raw"):
+        for drop in sample_drops():
+            steps.ingest(drop)
+    with step("dbt build: features by as_of, tested, then published"):
+        steps.build()
+    with step("feast apply: feature views read from dbt's manifest"):
+        steps.apply()
+    with step("feast materialize-incremental: published features to the online store"):
+        steps.publish()
+        steps.audit()
+    with step("Training set: point-in-time features and labels of the newest snapshot"):
+        steps.training_set([sample_drops()[-1].name])
+    with step("dbt docs: lineage from raw drop to API"):
+        steps.docs()
+        start_docs()
+    with step("API"):
+        address = start_api()
+        user = a_user()
+        say(f"  listening at {address}")
+    say(summary(address, user))
+
+
+def sample_drops() -> list[Path]:
+    """The drop folders of the sample, oldest first."""
+    return sorted(p for p in DROPS.glob("????-??-??") if p.is_dir())
+
+
+def start_api() -> str:
+    """The API in the background; its address once it is ready."""
+    from serving.settings import Settings
+
+    settings = Settings()
+    address = f"http://127.0.0.1:{settings.port}"
+    background.start(API, [sys.executable, "-m", "serving"], f"{address}/ready")
+    return address
+
+
+def start_docs() -> None:
+    """What `dbt docs serve` shows, at the address the API's page links to."""
+    from serving.settings import Settings
+
+    url = Settings().docs_url
+    where = urlsplit(url)
+    command = [sys.executable, "-m", "http.server", str(where.port), "--bind", "127.0.0.1"]
+    try:
+        background.start(DOCS, [*command, "--directory", str(steps.target())], url)
+    except background.BackgroundError as error:  # a port like 8080 is often taken
+        say(f"  not served: {error}")
+    else:
+        say(f"  served at {url}")
+
+
+def down() -> None:
+    """Stop everything that `make demo`, `make up` or `make dagster` left running."""
+    for name in (API, DOCS):
+        if background.stop(name):
+            say(f"{name} stopped")
+    stopped = EmbeddedServer(Database()).stop()
+    say("Postgres stopped" if stopped else "Postgres was not running")
+
+
+def a_user() -> str:
+    """A user whom the online store knows."""
+    with Database().connect() as connection:
+        row = connection.execute("select min(user_id) from online.usage_features").fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+def summary(address: str, user: str) -> str:
+    """What runs where, and the API's real answer for a user."""
+    url = f"{address}/features/{user}"
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        body = json.dumps(json.load(answer), indent=2)
+    return f"""
+$ curl {url.removeprefix("http://127.0.0.1")}
+{body}
+
+  The API for people      {address}/
+  Its reference           {address}/docs
+  dbt's docs and lineage  {shown(steps.target() / "static_index.html")}
+  Training set            data/processed/training_df.csv
+  One user through Feast  make vector USER={user}
+  Stop everything         make down
+"""
+
+
+def shown(path: Path) -> str:
+    """A path as a person in the checkout would type it."""
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)

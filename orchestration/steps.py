@@ -1,0 +1,280 @@
+"""The steps from a raw drop to a served feature, one plain function each.
+
+The Makefile calls them one by one, `pipeline` in order, Dagster as assets. Each may be run again
+at any time: what is already done is not done twice. A step that fails raises `StepError`, whose
+text is one line: the step, what failed, and the command to run once that is repaired.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from data.database import Database
+
+if TYPE_CHECKING:
+    from data.load import LoadResult
+
+ROOT = Path(__file__).resolve().parent.parent
+DBT_PROJECT = ROOT / "dbt_project"
+FEATURE_REPO = ROOT / "feature_repo"
+
+
+class StepError(RuntimeError):
+    """A step failed. `repair` is the command to run next; `transient` says a retry may help."""
+
+    def __init__(self, step: str, what: str, repair: str, *, transient: bool = False) -> None:
+        self.step, self.what, self.repair, self.transient = step, what, repair, transient
+        super().__init__(f"{step}: {_one_line(what)} | then run: {repair}")
+
+
+def say(line: str) -> None:
+    """Print a line in one piece, at once: dbt's threads report side by side."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What a `dbt build` did: steps by status, and rows appended by table once published."""
+
+    invocation_id: str
+    known_at: datetime
+    statuses: dict[str, int]
+    rows_appended: dict[str, int]
+    warnings: list[str]
+
+
+def _one_line(text: object, length: int = 800) -> str:
+    line = " ".join(str(text).split())
+    return line if len(line) <= length else f"{line[:length]} ..."
+
+
+@contextlib.contextmanager
+def _told_as(step: str, repair: str) -> Iterator[None]:
+    """Turn what can go wrong into a StepError; a lost connection is worth a retry, the rest is not.
+
+    Bugs (TypeError and the like) keep their traceback: no command repairs those.
+    """
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        what = f"no connection to {address()} ({error})"
+        raise StepError(step, what, f"make up && {repair}", transient=True) from error
+    except (psycopg.Error, ValueError, OSError, LookupError) as error:
+        raise StepError(step, str(error), repair) from error
+
+
+def address() -> str:
+    """The database as host:port/name."""
+    settings = Database()
+    return f"{settings.host}:{settings.port}/{settings.database}"
+
+
+def ingest(folder: Path | str) -> LoadResult:
+    """Check and load one drop in one transaction; the same drop again changes nothing.
+
+    Raises:
+        StepError: the drop was refused (its cause, a `DropError`, has every error).
+    """
+    from data.load import load
+
+    repair = f"make load DROP={folder}"
+    with _told_as("ingest", repair):
+        result = load(folder)
+    say(str(result))
+    return result
+
+
+def build(*, show: Callable[[str], None] = say, **variables: object) -> BuildResult:
+    """Run `dbt build`, which also publishes when every test passed.
+
+    `variables` are dbt's: recompute (bool), cadence (drops, month, week, day). `show` gets a line
+    for each finished model, for each warning, and for the outcome.
+
+    Raises:
+        StepError: a model or test failed, so that nothing was published.
+    """
+    from dbt.cli.main import dbtRunner
+
+    os.environ.setdefault("STREAMFLOW_CODE_VERSION", code_version())
+    progress = _Progress(show)
+    outcome = dbtRunner(callbacks=[progress]).invoke(
+        [
+            "--quiet", "--no-use-colors", "build",
+            "--project-dir", str(DBT_PROJECT),
+            "--profiles-dir", str(DBT_PROJECT),
+            "--vars", json.dumps(variables),
+        ]
+    )  # fmt: skip
+    nodes = getattr(outcome.result, "results", None)
+    if not nodes:  # a selection or project without a node would count as success
+        reason = outcome.exception or "dbt ran nothing"
+        lost = "could not connect" in str(reason).lower() or "connection" in str(reason).lower()
+        repair = "make up && make build" if lost else "make build"
+        raise StepError("build", str(reason), repair, transient=lost)
+    statuses = Counter(str(node.status) for node in nodes)
+    if not outcome.success:
+        what = progress.verdict or _failures(nodes)
+        raise StepError("build", f"nothing was published: {what}", "make build")
+    with Database().connect() as connection:
+        row = connection.execute(
+            "select known_at, rows_appended from ledger.publications where invocation_id = %s",
+            [progress.invocation_id],
+        ).fetchone()
+    if row is None:
+        what = progress.verdict or "dbt finished and yet the ledger has no publication of it"
+        raise StepError("build", f"nothing was published: {what}", "make build")
+    tests = sum(node.node.resource_type in ("test", "unit_test") for node in nodes)
+    show(f"  published as known at {row[0]:%Y-%m-%d %H:%M:%S} UTC: {tests} tests passed")
+    return BuildResult(progress.invocation_id, row[0], dict(statuses), row[1], progress.warnings)
+
+
+def _failures(nodes: list[Any]) -> str:
+    failed = [node for node in nodes if str(node.status) in ("error", "fail", "runtime error")]
+    names = [f"{node.node.name} ({_one_line(node.message)})" for node in failed]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{len(names)} failed: {', '.join(names[:3])}{more}"
+
+
+class _Progress:
+    """dbt's events, down to a line a model and a line a warning."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self.show = show
+        self.verdict = ""
+        self.invocation_id = ""
+        self.warnings: list[str] = []
+
+    def __call__(self, event: Any) -> None:
+        name, info = event.info.name, event.info
+        self.invocation_id = info.invocation_id or self.invocation_id
+        if name == "LogModelResult":
+            data = event.data
+            took = f"{data.execution_time:6.1f} s"
+            self.show(f"  {data.node_info.node_name:<24} {data.status:<16} {took}")
+        elif name == "LogTestResult" and event.data.status == "warn":
+            message = f"{event.data.name}: {event.data.num_failures} rows"
+            self.warnings.append(message)
+            self.show(f"  warning: {message}")
+        elif name == "JinjaLogInfo" and info.msg.startswith("Nothing was published: "):
+            self.verdict = info.msg.removeprefix("Nothing was published: ")
+
+
+def code_version() -> str:
+    """The checkout's commit, "+" for uncommitted changes; empty outside of a git checkout."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=12", "--dirty=+"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
+
+
+@contextlib.contextmanager
+def _inside_feature_repo() -> Iterator[None]:
+    """Feast imports a repo relative to the working directory, and only once a process."""
+    before = Path.cwd()
+    os.chdir(FEATURE_REPO)
+    sys.path.insert(0, str(FEATURE_REPO))
+    sys.modules.pop("definitions", None)
+    try:
+        yield
+    finally:
+        sys.path.remove(str(FEATURE_REPO))
+        os.chdir(before)
+
+
+def apply() -> None:
+    """What `feast apply` does: bring registry and online tables to what the dbt project defines."""
+    from feast.repo_config import load_repo_config
+    from feast.repo_operations import apply_total
+
+    with _told_as("apply", "make build && make apply"), _inside_feature_repo():
+        repo = Path.cwd()
+        config = load_repo_config(repo, repo / "feature_store.yaml")
+        apply_total(config, repo, skip_source_validation=False)
+
+
+def publish(end_date: datetime | None = None) -> None:
+    """What `feast materialize-incremental <end_date>` does; the default is now."""
+    with _told_as("publish", "make publish"):
+        _store().materialize_incremental(end_date=end_date or datetime.now(timezone.utc))
+
+
+def _store() -> Any:
+    from feast import FeatureStore
+
+    return FeatureStore(repo_path=str(FEATURE_REPO))
+
+
+def audit() -> Any:
+    """Compare every online value with its offline one; a difference is an error."""
+    from feature_repo.audit import audit as compare
+
+    with _told_as("audit", "make publish && make audit"):
+        result = compare()
+    say(str(result))
+    return result
+
+
+def training_set(as_of: list[str], **options: Any) -> Any:
+    """Write features and labels of the snapshots to data/processed; see orchestration.training."""
+    from orchestration.training import write_training_set
+
+    with _told_as("training-set", f"make training-set AS_OF={','.join(as_of)}"):
+        return write_training_set(as_of, **options)
+
+
+def vector(user_id: str, service: str = "all_features") -> dict[str, Any]:
+    """One user's online features by name, read through Feast."""
+    with _told_as("vector", "make publish"):
+        store = _store()
+        answer = store.get_online_features(
+            features=store.get_feature_service(service), entity_rows=[{"user_id": user_id}]
+        ).to_dict()
+    return {name: values[0] for name, values in sorted(answer.items())}
+
+
+def docs() -> Path:
+    """dbt's documentation as one page that opens offline; where it is."""
+    from dbt.cli.main import dbtRunner
+
+    project = ["--project-dir", str(DBT_PROJECT), "--profiles-dir", str(DBT_PROJECT)]
+    outcome = dbtRunner().invoke(["--quiet", "docs", "generate", "--static", *project])
+    if not outcome.success:
+        raise StepError("docs", str(outcome.exception or "dbt docs generate failed"), "make docs")
+    page = target() / "static_index.html"
+    say(f"  {page}")
+    return page
+
+
+def target() -> Path:
+    """Where dbt puts what it makes."""
+    return Path(os.environ.get("DBT_TARGET_PATH") or DBT_PROJECT / "target").resolve()
+
+
+def pipeline(drop: Path | str | None = None, as_of: list[str] | None = None) -> None:
+    """All steps in order: from a drop, if one is given, to audited online features.
+
+    With `as_of`, the training set of those snapshots as well.
+    """
+    if drop is not None:
+        ingest(drop)
+    build()
+    apply()
+    publish()
+    audit()
+    if as_of:
+        training_set(as_of)

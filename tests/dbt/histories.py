@@ -19,6 +19,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from data.contract import TABLES
 from tests.dbt.oracle import (
     AGGREGATES,
     DAY,
@@ -30,19 +31,8 @@ from tests.dbt.oracle import (
     midnight,
 )
 
-COLUMNS = {
-    "users": "user_id signup_date user_gender user_is_senior has_family has_dependents",
-    "subscriptions": "user_id months_active plan_stream_tv plan_stream_movies contract_type"
-    " paperless_billing monthly_fee total_paid net_service",
-    "labels": "user_id churn_label",
-    "usage_agg_30d": "user_id watch_hours_30d avg_session_mins_7d unique_devices_30d skips_7d"
-    " rebuffer_events_7d",
-    "payments_agg_90d": "user_id failed_payments_90d",
-    "support_agg_90d": "user_id support_tickets_90d ticket_avg_resolution_hrs_90d",
-    "usage": "session_id user_id started_at device_id watch_minutes skips rebuffer_events",
-    "payments": "payment_id user_id attempted_at amount status",
-    "support": "ticket_id user_id opened_at resolved_at category",
-}
+CONTRACT = {table.name: table for table in TABLES}
+COLUMNS = {table.name: [column.name for column in table.columns] for table in TABLES}
 WINDOWS = (0, 1, 7, 30, 60, 90, 180)
 GAPS = (1, 3, 7, 28, 29, 30, 31, 45, 60, 90, 91)
 FIRST_DROPS = (date(2023, 12, 31), *(date(2024, 1, 29) + n * DAY for n in range(5)))
@@ -239,7 +229,7 @@ class _History:
 
     def _event_values(self, day: date, file: str) -> dict[str, Any]:
         random = self.random
-        row: dict[str, Any] = dict.fromkeys(COLUMNS[file].split())
+        row: dict[str, Any] = dict.fromkeys(COLUMNS[file])
         row["user_id"] = random.choice(self._users(day))
         if file == "usage":
             row["started_at"] = self._instant(day)
@@ -247,7 +237,7 @@ class _History:
             row["watch_minutes"] = Decimal(random.choice([0, 1, 999, 412345, 10**7])) / 10000
             row["watch_minutes"] += random.randrange(100)
             row["skips"] = random.choice([None, 0, 1, 17])
-            row["rebuffer_events"] = random.choice([None, 0, 2, 2**31 - 1])
+            row["rebuffer_events"] = random.choice([None, 0, 2, 2**40])
         elif file == "payments":
             row["attempted_at"] = self._instant(day)
             row["amount"] = Decimal(random.choice([0, 1, 10, 20, 2985, 10**9 + 7])) / 100
@@ -277,24 +267,21 @@ class _History:
     def _values(self, user: str, file: str) -> dict[str, Any]:
         """A row of subscriptions, labels or an aggregate."""
         random = self.random
-        boolean, count = (lambda: random.random() < 0.5), (lambda: random.randrange(3))
-        amount = lambda: random.choice([0.1, 29.85, 24.483650766787413, 1 / 3, 1889.5])  # noqa: E731
-        money = lambda: random.choice([0.1, 29.85, 99.99, 1889.5])  # noqa: E731
-        makers = {
-            "churn_label": boolean,
-            "plan_stream_tv": lambda: random.choice([True, False, None]),
-            "plan_stream_movies": lambda: random.choice([True, False, None]),
-            "paperless_billing": boolean,
-            "monthly_fee": money,
-            "total_paid": money,
-            "net_service": lambda: random.choice(["DSL", "Fiber optic", "No"]),
-            "contract_type": lambda: random.choice(["Month-to-month", "One year", "Two year"]),
-            "watch_hours_30d": amount,
-            "avg_session_mins_7d": amount,
-            "ticket_avg_resolution_hrs_90d": amount,
+        texts = {
+            "net_service": ["DSL", "Fiber optic", "No", None],
+            "contract_type": ["Month-to-month", "One year", "Two year", None],
         }
-        columns = COLUMNS[file].split()[1:]
-        return {"user_id": user, **{c: makers.get(c, count)() for c in columns}}
+        kinds = {
+            "boolean": [True, False, None],
+            "count": [0, 1, 2, None],
+            "decimal(2)": [0.1, 29.85, 99.99, 1889.5, None],
+            "double": [0.1, 24.483650766787413, 1 / 3, 0.0, None],
+        }
+        row: dict[str, Any] = {"user_id": user}
+        for column in CONTRACT[file].columns[1:]:
+            values = texts.get(column.name) or kinds[column.type.name]
+            row[column.name] = random.choice(values if column.nullable else values[:-1])
+        return row
 
 
 def text(value: Any, random: Random) -> str:
@@ -318,7 +305,7 @@ def write(root: Path, delivery: Delivery, seed: int = 0) -> Path:
     folder = root / delivery.as_of.isoformat()
     folder.mkdir(parents=True)
     for file, rows in delivery.files.items():
-        columns = COLUMNS[file].split()
+        columns = COLUMNS[file]
         lines = [[text(row[column], random) for column in columns] for row in rows]
         if file in EVENT_KEYS:
             lines += random.sample(lines, len(lines) // 10)

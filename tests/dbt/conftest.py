@@ -1,0 +1,92 @@
+"""Databases for tests that run dbt."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from data.database import Database
+from tests.dbt import builds, histories
+from tests.dbt.oracle import Delivery
+
+LATER = 2  # deliveries of `built` that are not loaded yet
+
+
+@pytest.fixture
+def shared(database: Database, session_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
+    """An empty database; what dbt has parsed is kept from one test to the next."""
+    monkeypatch.setenv("DBT_TARGET_PATH", str(session_folder / "dbt-target"))
+    return database
+
+
+@dataclass
+class Built:
+    """A database that was built once, what was loaded into it, and what comes next."""
+
+    loaded: list[Delivery]
+    later: list[Delivery]
+    known_at: datetime
+
+    def deliver(self) -> None:
+        """Load the next delivery."""
+        self.loaded.append(self.later.pop(0))
+        builds.deliver(self.loaded[-1])
+
+
+@pytest.fixture(scope="session")
+def first_build() -> dict[str, datetime]:
+    """Filled by the first test that asks for `built`."""
+    return {}
+
+
+@pytest.fixture
+def built(shared: Database, first_build: dict[str, datetime]) -> Built:
+    """Twenty histories, loaded but for the last two deliveries, and built."""
+    deliveries = list(histories.draw(seed=20, users=20).deliveries)
+    if not first_build:
+        for delivery in deliveries[:-LATER]:
+            builds.deliver(delivery)
+        outcome = builds.build()
+        assert outcome.success, outcome.output[-4000:]
+        first_build["known_at"] = builds.newest_publication()
+        _copy(shared.database, "template_built")
+    else:
+        _copy("template_built", shared.database)
+    return Built(deliveries[:-LATER], deliveries[-LATER:], first_build["known_at"])
+
+
+def _copy(source: str, name: str) -> None:
+    admin = Database().model_copy(update={"database": "postgres"})
+    with psycopg.connect(admin.conninfo(), autocommit=True) as connection:
+        for statement in (
+            "drop database if exists {} with (force)",
+            "create database {} template {}",
+        ):
+            connection.execute(
+                sql.SQL(statement).format(sql.Identifier(name), sql.Identifier(source))
+            )
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Callable[..., Path]:
+    """Makes a copy of the dbt project in which some texts are replaced."""
+
+    def copy(*changes: tuple[str, str, str]) -> Path:
+        folder = tmp_path / "dbt_project"
+        if not folder.exists():
+            ignored = shutil.ignore_patterns("target", "logs")
+            shutil.copytree(builds.PROJECT, folder, ignore=ignored)
+        for path, old, new in changes:
+            text = (folder / path).read_text()
+            assert text.count(old) == 1, f"{path} holds {old!r} {text.count(old)} times"
+            (folder / path).write_text(text.replace(old, new))
+        return folder
+
+    return copy

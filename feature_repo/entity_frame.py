@@ -67,6 +67,7 @@ def from_query(connection: psycopg.Connection, query: str) -> pa.Table:
     text = query.strip().removesuffix(";")
     # The line feeds end a comment that the query may end with.
     wrapped = sql.SQL("select * from (\n{}\n) as entity_query").format(sql.SQL(text))
+    connection.rollback()
     connection.read_only = True
     try:
         described = connection.execute(wrapped + sql.SQL(" limit 0"), binary=True)

@@ -1,0 +1,455 @@
+"""What get_historical_features gives back, and refuses, over versioned tables."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from datetime import date, datetime, timedelta, timezone
+
+import numpy as np
+import pandas as pd
+import psycopg
+import pyarrow as pa
+import pytest
+from feast.errors import FeastObjectNotFoundException
+from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import (
+    PostgreSQLSource,
+    SavedDatasetPostgreSQLStorage,
+)
+from feast.infra.offline_stores.offline_store import RetrievalJob
+
+from data.database import Database
+from feature_repo.entity_frame import EntityFrameError
+from feature_repo.offline_store import StreamflowOfflineStore, as_known_at
+
+from .conftest import REFS, Version, World, day
+
+PLAN = ["plan_features:fee", "plan_features:months", "plan_features:net"]
+FEE = ["plan_features:fee"]
+
+
+def frame(*rows: tuple[str, object], **more: object) -> pd.DataFrame:
+    users, instants = zip(*rows, strict=True) if rows else ((), ())
+    return pd.DataFrame({"user_id": list(users), "event_timestamp": list(instants), **more})
+
+
+def fees(world: World, *rows: tuple[str, object]) -> list[float | None]:
+    job = world.ours.get_historical_features(frame(*rows), FEE)
+    return job.to_arrow().column("fee").to_pylist()
+
+
+# --- which version -----------------------------------------------------------------------------
+
+
+def test_takes_the_newest_as_of_at_or_before_the_instant(world: World) -> None:
+    world.put(
+        "plan_features", *(Version("a", day(d), day(9), (float(d), d, "x")) for d in (1, 2, 3))
+    )
+    microsecond = timedelta(microseconds=1)
+    asked = [day(1) - microsecond, day(1), day(2) - microsecond, day(2), day(99)]
+    assert fees(world, *(("a", t) for t in asked)) == [None, 1.0, 1.0, 2.0, 3.0]
+
+
+def test_of_several_versions_the_newest_counts_and_a_retracted_one_gives_way(world: World) -> None:
+    world.put(
+        "plan_features",
+        Version("a", day(1), day(5), (1.0, 1, "x")),
+        Version("a", day(2), day(5), (2.0, 2, "x")),
+        Version("a", day(2), day(6), (2.5, 2, "x")),
+        Version("b", day(1), day(5), (1.0, 1, "x")),
+        Version("b", day(2), day(5), (2.0, 2, "x")),
+        Version("b", day(2), day(6), is_retracted=True),
+        Version("c", day(1), day(5), (1.0, 1, "x")),
+        Version("c", day(1), day(6), is_retracted=True),
+        Version("c", day(1), day(7), (9.0, 1, "x")),
+    )
+    assert fees(world, ("a", day(8)), ("b", day(8)), ("c", day(8))) == [2.5, 1.0, 9.0]
+
+
+def test_as_known_at_sees_what_was_known_then(world: World) -> None:
+    world.put("plan_features", Version("a", day(1), day(5), (1.0, 1, "x")))
+    world.put("plan_features", Version("a", day(1), day(6), (2.0, 1, "x")))
+    world.put("plan_features", Version("a", day(1), day(7), is_retracted=True))
+    seen = []
+    for known_at in (day(4), day(5), day(6.5), day(7), None, datetime(2024, 1, 7)):
+        with as_known_at(known_at):
+            seen += fees(world, ("a", day(8)))
+    assert seen == [None, 1.0, 2.0, None, None, 2.0]
+
+
+def test_the_known_at_is_that_of_the_call_not_of_the_read(world: World) -> None:
+    world.put("plan_features", Version("a", day(1), day(5), (1.0, 1, "x")))
+    world.put("plan_features", Version("a", day(1), day(6), (2.0, 1, "x")))
+    with as_known_at(day(5)):
+        job = world.ours.get_historical_features(frame(("a", day(8))), FEE)
+    assert job.to_arrow().column("fee").to_pylist() == [1.0]
+
+
+def test_unpublished_versions_are_not_seen(world: World) -> None:
+    world.put("plan_features", Version("a", day(1), day(5), (1.0, 1, "x")))
+    world.put_unpublished("plan_features", Version("a", day(1), day(6), (2.0, 1, "x")))
+    assert fees(world, ("a", day(8))) == [1.0]
+
+
+def test_ttl_lets_a_value_expire_to_the_microsecond(world: World) -> None:
+    world.put("activity_features", Version("a", day(1), day(5), (1.0, 1, True)))
+    job = world.ours.get_historical_features(
+        frame(("a", day(4)), ("a", day(4) + timedelta(microseconds=1))), ["activity_features:hours"]
+    )
+    assert job.to_arrow().column("hours").to_pylist() == [1.0, None]
+
+
+def test_filter_by_created_timestamp_hides_what_was_computed_later(world: World) -> None:
+    world.put("plan_features", Version("a", day(1), day(2), (1.0, 1, "x")))
+    world.put("plan_features", Version("a", day(1), day(4), (2.0, 1, "x")))
+    job = world.ours.get_historical_features(
+        frame(("a", day(1)), ("a", day(3)), ("a", day(4))), FEE, filter_by_created_timestamp=True
+    )
+    assert job.to_arrow().column("fee").to_pylist() == [None, 1.0, 2.0]
+
+
+# --- the entity frame --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def days(world: World) -> World:
+    """User a has fee n from day n on, for ten days."""
+    world.put(
+        "plan_features", *(Version("a", day(d), day(20), (float(d), d, "x")) for d in range(10))
+    )
+    return world
+
+
+def test_the_frames_order_repeated_rows_and_other_columns_stay(days: World) -> None:
+    labels = ["u", None, "w", ""]
+    asked = frame(("a", day(3)), ("a", day(1)), ("zz", day(1)), ("a", day(3)))
+    asked["label"] = labels
+    asked["weight"] = np.array([1, 2, 3, 4], dtype="int8")
+    asked["seen"] = pd.to_datetime(["2024-01-01", None, "2024-01-02", None])
+    asked["kind"] = pd.Categorical(["k", "l", "k", "k"])
+    asked.index = [7, 7, 8, 9]
+    got = days.ours.get_historical_features(asked, FEE).to_arrow()
+    assert got.column("fee").to_pylist() == [3.0, 1.0, None, 3.0]
+    assert got.column("label").to_pylist() == labels
+    assert got.schema.field("weight").type == pa.int8()
+    assert got.column("seen").null_count == 2
+    assert got.column("kind").to_pylist() == ["k", "l", "k", "k"]
+    assert got.column_names[:2] == ["user_id", "event_timestamp"]
+    assert got.column_names[-1] == "fee"
+
+
+@pytest.mark.parametrize(
+    "instants",
+    [
+        pytest.param([pd.Timestamp("2024-01-03")], id="naive is UTC"),
+        pytest.param([pd.Timestamp("2024-01-03 02:00", tz="Europe/Berlin")], id="zone"),
+        pytest.param([pd.Timestamp("2024-01-02 23:00", tz="America/New_York")], id="zone behind"),
+        pytest.param([date(2024, 1, 3)], id="date is its midnight in UTC"),
+        pytest.param(["2024-01-03"], id="text"),
+        pytest.param(["2024-01-03T23:30:00-00:30"], id="text with an offset"),
+        pytest.param([np.datetime64("2024-01-03T00:00:00", "s")], id="seconds"),
+        pytest.param([datetime(2024, 1, 3, tzinfo=timezone(timedelta(hours=-8)))], id="datetime"),
+    ],
+)
+def test_instants_are_taken_as_utc_or_converted(days: World, instants: list[object]) -> None:
+    # Sessions start in another zone, so that a value taken as local time would be found out.
+    days.connection.execute("alter role current_user set timezone = 'Asia/Tokyo'")
+    try:
+        expected = pd.Timestamp(instants[0])
+        expected = expected.tz_localize("UTC") if expected.tzinfo is None else expected
+        got = days.ours.get_historical_features(frame(("a", instants[0])), FEE).to_arrow()
+        assert got.column("fee").to_pylist() == [float((expected - day(0)).days)]
+        assert got.column("event_timestamp").to_pylist() == [expected]
+        assert str(got.schema.field("event_timestamp").type) == "timestamp[us, tz=UTC]"
+    finally:
+        days.connection.execute("alter role current_user reset timezone")
+
+
+def test_mixed_instants_in_one_column(days: World) -> None:
+    asked = frame(("a", date(2024, 1, 3)), ("a", "2024-01-04"), ("a", pd.Timestamp(day(4))))
+    got = days.ours.get_historical_features(asked, FEE).to_arrow()
+    assert got.column("fee").to_pylist() == [2.0, 3.0, 4.0]
+
+
+def test_nanoseconds_are_cut_off_never_rounded_up(days: World) -> None:
+    just_before = pd.Timestamp(day(3)) - pd.Timedelta(nanoseconds=1)
+    assert fees(days, ("a", just_before)) == [2.0]
+
+
+def test_another_name_for_the_only_timestamp_column(days: World) -> None:
+    asked = frame(("a", day(3))).rename(columns={"event_timestamp": "seen_at"})
+    got = days.ours.get_historical_features(asked, FEE).to_arrow()
+    assert got.column_names == ["user_id", "seen_at", "fee"]
+    assert got.column("fee").to_pylist() == [3.0]
+
+
+def test_an_empty_frame_gives_an_empty_result_with_all_columns(days: World) -> None:
+    asked = frame(("a", day(3))).head(0)
+    got = days.ours.get_historical_features(asked, PLAN).to_arrow()
+    assert got.num_rows == 0
+    assert got.column_names == ["user_id", "event_timestamp", "fee", "months", "net"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        (frame(("a", day(1))).drop(columns="user_id"), "no column user_id"),
+        (frame(("a", day(1))).drop(columns="event_timestamp"), "no column event_timestamp"),
+        (frame(("a", day(1)), (None, day(1))), "user_id is null in 1 of 2 rows, first in row 1"),
+        (frame(("a", pd.NaT), ("a", day(1))), "event_timestamp is null in 1 of 2 rows"),
+        (frame((7, day(1))), "user_id holds int64; ids are text"),
+        (frame(("a", 20240101)), "event_timestamp is not made of instants"),
+        (frame(("a", "yesterday")), "event_timestamp is not made of instants"),
+        (frame(("a", day(1)), fee=[1.0]), "column fee has the name of a feature of plan_features"),
+        (frame(("a", day(1)), x=[object()]), "column x mixes object"),
+        (frame(("a", day(1)), ("a", day(2)), x=[1, "b"]), "column x mixes int and str"),
+        (
+            pd.concat([frame(("a", day(1))), frame(("a", day(1)))[["user_id"]]], axis=1),
+            "several columns named user_id",
+        ),
+    ],
+    ids=lambda value: value.replace(" ", "_") if isinstance(value, str) else "",
+)
+def test_a_frame_that_cannot_be_used_says_why(days: World, asked: pd.DataFrame, says: str) -> None:
+    with pytest.raises(EntityFrameError, match=says):
+        days.ours.get_historical_features(asked, FEE)
+
+
+def test_an_unknown_feature_or_view_is_named(days: World) -> None:
+    with pytest.raises(Exception, match="feee"):
+        days.ours.get_historical_features(frame(("a", day(1))), ["plan_features:feee"])
+    with pytest.raises(FeastObjectNotFoundException, match="plans"):
+        days.ours.get_historical_features(frame(("a", day(1))), ["plans:fee"])
+
+
+def test_a_feature_without_its_column_or_table_says_what_to_run(days: World) -> None:
+    days.connection.execute("alter table features.plan_features rename column fee to price")
+    days.connection.execute("alter view published.plan_features rename column fee to price")
+    with pytest.raises(ValueError, match=r"plan_features:fee is no column .* dbt build"):
+        days.ours.get_historical_features(frame(("a", day(1))), FEE)
+    days.connection.execute("drop view published.plan_features")
+    with pytest.raises(ValueError, match=r"published.plan_features does not exist: .*dbt build"):
+        days.ours.get_historical_features(frame(("a", day(1))), FEE)
+
+
+def test_ids_are_data_never_sql(world: World) -> None:
+    names = ["'; drop table x; --", 'a"b', "a,b", "a\nb", "a\\b", "\\N", "", "é", "NULL", "%s {}"]
+    world.put("plan_features", *(Version(n, day(1), day(5), (1.0, 1, n)) for n in names))
+    asked = frame(*((name, day(2)) for name in names))
+    got = world.ours.get_historical_features(asked, ["plan_features:net"]).to_arrow()
+    assert got.column("net").to_pylist() == names
+
+
+# --- an entity query ---------------------------------------------------------------------------
+
+
+def test_an_entity_query_is_one_select(days: World) -> None:
+    query = """
+        select 'a' as user_id, timestamptz '2024-01-01' + n * interval '1 day' as event_timestamp,
+            n as label, 'x;y{}' as text -- days
+        from generate_series(3, 1, -1) as n; """
+    got = days.ours.get_historical_features(query, FEE).to_arrow()
+    assert got.column("fee").to_pylist() == [3.0, 2.0, 1.0]
+    assert got.column_names == ["user_id", "event_timestamp", "label", "text", "fee"]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "delete from features.plan_features returning user_id, as_of as event_timestamp",
+        "select 1; drop table features.plan_features",
+        "select 1) as x; drop table features.plan_features; select (1",
+        "with gone as (delete from features.plan_features returning *) "
+        "select user_id, as_of as event_timestamp from gone",
+        "select 'a' as user_id, now() as event_timestamp into features.copied",
+        "select nextval('s') as user_id, now() as event_timestamp",
+        "select 'a' as user_id, now() as event_timestamp, '{1}'::int[] as list",
+        "select nothing from nowhere",
+        "",
+    ],
+)
+def test_an_entity_query_that_is_anything_else_is_refused(days: World, query: str) -> None:
+    days.connection.execute("create sequence s")
+    with pytest.raises(EntityFrameError, match="entity query"):
+        days.ours.get_historical_features(query, FEE).to_arrow()
+    count = days.connection.execute("select count(*) from features.plan_features").fetchone()
+    assert count == (10,)
+
+
+# --- names, forms, ranges ----------------------------------------------------------------------
+
+
+def test_full_feature_names_and_feature_services(days: World) -> None:
+    asked = frame(("a", day(3)), fee=["label"])
+    got = days.ours.get_historical_features(asked, FEE, full_feature_names=True).to_arrow()
+    assert got.column_names == ["user_id", "event_timestamp", "fee", "plan_features__fee"]
+    service = days.ours.get_feature_service("some")
+    got = days.ours.get_historical_features(frame(("a", day(3))), service).to_arrow()
+    assert got.column_names == ["user_id", "event_timestamp", "skips", "fee", "months", "net"]
+
+
+def test_values_are_exact_in_arrow_and_in_pandas(world: World) -> None:
+    big = 2**53 + 1
+    values = [
+        (0.1 + 0.2, big, "é\n"), (5e-324, -big, ""), (float("inf"), 1, "NULL"), (None, None, None)
+    ]  # fmt: skip
+    world.put("plan_features", *(Version(f"u{i}", day(1), day(5), v) for i, v in enumerate(values)))
+    job = world.ours.get_historical_features(frame(*((f"u{i}", day(2)) for i in range(4))), PLAN)
+    table = job.to_arrow()
+    assert [str(f.type) for f in table.schema][2:] == ["double", "int64", "string"]
+    assert (
+        list(zip(*(table.column(n).to_pylist() for n in ("fee", "months", "net")), strict=True))
+        == values
+    )
+    assert job.to_df()["months"].tolist() == [big, -big, 1, pd.NA]
+    # As in Feast, as long as nothing is lost by it:
+    small = world.ours.get_historical_features(frame(("u2", day(2)), ("u3", day(2))), PLAN).to_df()
+    assert small["months"].dtype == "float64"
+
+
+def test_a_date_range_gives_one_row_a_user_and_instant(world: World) -> None:
+    world.put(
+        "plan_features",
+        Version("a", day(1), day(5), (1.0, 1, "x")),
+        Version("a", day(1), day(6), (1.5, 1, "x")),
+        Version("a", day(2), day(5), (2.0, 2, "x")),
+        Version("a", day(2), day(6), is_retracted=True),
+        Version("a", day(4), day(5), (4.0, 4, "x")),
+        Version("b", day(3), day(5), (3.0, 3, "x")),
+    )
+    world.put("activity_features", Version("b", day(2), day(6), (7.0, 7, True)))
+
+    def ranged(refs: list[str]) -> list[dict[str, object]]:
+        job = world.ours.get_historical_features(None, refs, start_date=day(1), end_date=day(3))
+        return job.to_arrow().to_pylist()
+
+    assert ranged(FEE) == [
+        {"event_timestamp": day(1), "created_timestamp": day(6), "user_id": "a", "fee": 1.5},
+        {"event_timestamp": day(3), "created_timestamp": day(5), "user_id": "b", "fee": 3.0},
+    ]
+    assert ranged([*FEE, "activity_features:hours"]) == [
+        {"event_timestamp": day(1), "user_id": "a", "fee": 1.5, "hours": None},
+        {"event_timestamp": day(2), "user_id": "b", "fee": None, "hours": 7.0},
+        {"event_timestamp": day(3), "user_id": "b", "fee": 3.0, "hours": 7.0},
+    ]
+    with as_known_at(day(5)):
+        assert [row["fee"] for row in ranged(FEE)] == [1.0, 2.0, 3.0]
+
+
+def test_persist_writes_a_table_that_feast_reads_back(days: World) -> None:
+    asked = frame(("a", day(3)), ("zz", day(4)), label=[True, None])
+    storage = SavedDatasetPostgreSQLStorage(table_ref="saved_set")
+    with warnings.catch_warnings(action="ignore"):
+        saved = days.ours.create_saved_dataset(
+            days.ours.get_historical_features(asked, PLAN), "saved", storage
+        )
+        assert sorted(saved.to_df()["fee"].dropna()) == [3.0]
+    kept = days.connection.execute("select * from saved_set order by user_id").fetchall()
+    assert kept == [("a", day(3), True, 3.0, 3, "x"), ("zz", day(4), None, None, None, None)]
+    job = days.ours.get_historical_features(asked, FEE)
+    with pytest.raises(ValueError, match=r"saved_set exists; pass allow_overwrite=True"):
+        job.persist(storage)
+    job.persist(storage, allow_overwrite=True)
+    (count,) = days.connection.execute("select count(*) from saved_set").fetchone() or (0,)
+    assert count == 2
+
+
+def test_pull_latest_and_pull_all_leave_retracted_versions_out(world: World) -> None:
+    world.put(
+        "plan_features",
+        Version("a", day(1), day(5), (1.0, 1, "x")),
+        Version("a", day(2), day(5), (2.0, 2, "x")),
+        Version("a", day(2), day(6), is_retracted=True),
+    )
+    source = world.ours.get_feature_view("plan_features").batch_source
+    arguments = (
+        world.ours.config,
+        source,
+        ["user_id"],
+        ["fee"],
+        "as_of",
+        "known_at",
+        day(0),
+        day(9),
+    )
+    for pull in (
+        StreamflowOfflineStore.pull_latest_from_table_or_query,
+        StreamflowOfflineStore.pull_all_from_table_or_query,
+    ):
+        assert pull(*arguments).to_arrow().column("fee").to_pylist() == [1.0]
+
+
+def test_another_source_takes_the_stock_path(days: World) -> None:
+    days.connection.execute("create table plain as table published.plan_features")
+    view = days.ours.get_feature_view("plan_features")
+    view.batch_source = PostgreSQLSource(name="plain", table="plain", timestamp_field="as_of")
+    job = StreamflowOfflineStore.get_historical_features(
+        days.ours.config, [view], FEE, frame(("a", day(3))), days.ours.registry, "training"
+    )
+    assert "ROW_NUMBER" in job.to_sql()
+    assert job.to_arrow().column("fee").to_pylist() == [3.0]
+
+
+# --- what stays behind -------------------------------------------------------------------------
+
+
+def _relations(connection: psycopg.Connection) -> int:
+    (count,) = connection.execute("select count(*) from pg_class").fetchone() or (0,)
+    return count
+
+
+def test_nothing_is_left_in_the_database_even_by_errors(days: World) -> None:
+    job = days.ours.get_historical_features(frame(*[("a", day(3))] * 5000), REFS)
+    before = _relations(days.connection)
+    job.to_arrow()
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        job.to_arrow(timeout=0.001)  # type: ignore[arg-type]
+    days.connection.execute("drop table features.activity_features cascade")
+    between = _relations(days.connection)
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        job.to_arrow()
+    assert between < before
+    assert _relations(days.connection) == between
+    deadline = time.monotonic() + 5
+    while (sessions := _sessions(days.connection)) and time.monotonic() < deadline:
+        time.sleep(0.05)  # a backend takes a moment to end
+    assert sessions == 0
+
+
+def _sessions(connection: psycopg.Connection) -> int:
+    (count,) = connection.execute(
+        "select count(*) from pg_stat_activity where application_name = 'streamflow-training'"
+        " and datname = current_database()"
+    ).fetchone() or (0,)
+    return count
+
+
+def test_each_row_is_one_descent_of_the_primary_key(days: World) -> None:
+    """A sort or a scan of the history would make a training set's cost grow with the history."""
+    days.put(
+        "plan_features",
+        *(Version(f"u{i}", day(d), day(20), (1.0, 1, "x")) for i in range(500) for d in range(20)),
+    )
+    job: RetrievalJob = days.ours.get_historical_features(frame(("a", day(3))), FEE)
+    connection = days.connection
+    connection.execute("analyze features.plan_features")
+    connection.execute(
+        "create temp table entity_frame (row_number bigint, instant timestamptz, key_0 text)"
+    )
+    connection.execute(
+        "insert into entity_frame select i, '2024-01-15', 'u' || i from generate_series(1, 400) i"
+    )
+    lines = connection.execute("explain (analyze, timing off) " + job.to_sql()).fetchall()
+    plan = "\n".join(line for (line,) in lines)
+    assert "Index Scan Backward using plan_features_pkey" in plan, plan
+    assert "Sort" not in plan, plan
+    scans = [line for line in plan.splitlines() if "plan_features_pkey" in line]
+    assert all("rows=1.00 loops=400" in line for line in scans), plan
+
+
+def test_settings_come_from_the_environment(world: World, database: Database) -> None:
+    config = world.ours.config.offline_store
+    assert (config.host, config.port, config.database) == (
+        database.host, database.port, database.database
+    )  # fmt: skip
+    assert "password" not in repr(config)

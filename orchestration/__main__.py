@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from pathlib import Path
 
 from orchestration import steps
 from orchestration.background import BackgroundError
@@ -33,8 +34,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("user_id")
     command.add_argument("--service", default="all_features")
     command = commands.add_parser("pipeline", help="all steps in order")
-    command.add_argument("--drop")
-    command.add_argument("--as-of", action="append")
+    command.add_argument("--drop", action="append", default=[], help="a drop to load first")
+    command.add_argument("--drops", type=Path, help="a folder of drops; a sample when empty")
+    command.add_argument("--as-of", action="append", default=[], help="write this training set")
     command = commands.add_parser("lint-sql", help="sqlfluff, with a database for dbt's templater")
     command.add_argument("--fix", action="store_true")
     for name, text in PASSED_ON.items():
@@ -99,7 +101,8 @@ def run(options: argparse.Namespace, rest: list[str]) -> int | None:
     elif options.step == "vector":
         print(json.dumps(steps.vector(options.user_id, options.service), indent=2))
     elif options.step == "pipeline":
-        steps.pipeline(options.drop, options.as_of)
+        drops = options.drop or (steps.drops_in(options.drops) if options.drops else [])
+        steps.pipeline(drops, options.as_of)
     elif options.step == "lint-sql":
         from orchestration.lint_sql import lint
 

@@ -11,12 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from data.__main__ import main as data_command
 from data.__main__ import up
 from data.database import Database
 from data.server import EmbeddedServer
 from orchestration import background, steps
-from orchestration.steps import ROOT, StepError, say
+from orchestration.steps import ROOT, say
 
 DROPS = ROOT / "data" / "drops"
 API, DOCS = "api", "dbt-docs"
@@ -43,12 +42,10 @@ def demo() -> None:
     with step("Database: Postgres from a wheel, in .state"):
         say(f"  {up(Database())}")
     with step("Sample drops: 2,000 users, 6 months"):
-        if sample_drops():
-            say(f"  already in {shown(DROPS)}")
-        elif data_command(["generate", "--to", str(DROPS)]):
-            raise StepError("generate", "no sample drops", "make generate")
+        drops = steps.drops_in(DROPS)
+        say(f"  {len(drops)} drops in {shown(DROPS)}")
     with step("Load: check the drops, copy them into raw"):
-        for drop in sample_drops():
+        for drop in drops:
             steps.ingest(drop)
     with step("dbt build: features by as_of, tested, then published"):
         steps.build()
@@ -58,7 +55,7 @@ def demo() -> None:
         steps.publish()
         steps.audit()
     with step("Training set: point-in-time features and labels of the newest snapshot"):
-        steps.training_set([sample_drops()[-1].name])
+        steps.training_set([drops[-1].name])
     with step("dbt docs: lineage from raw drop to API"):
         steps.docs()
         start_docs()
@@ -67,11 +64,6 @@ def demo() -> None:
         user = a_user()
         say(f"  listening at {address}")
     say(summary(address, user))
-
-
-def sample_drops() -> list[Path]:
-    """The drop folders of the sample, oldest first."""
-    return sorted(p for p in DROPS.glob("????-??-??") if p.is_dir())
 
 
 def start_api() -> str:

@@ -8,16 +8,18 @@ text is one line: the step, what failed, and the command to run once that is rep
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import psycopg
 
@@ -72,7 +74,10 @@ def _told_as(step: str, repair: str) -> Iterator[None]:
     except psycopg.OperationalError as error:
         what = f"no connection to {address()} ({error})"
         raise StepError(step, what, f"make up && {repair}", transient=True) from error
-    except (psycopg.Error, ValueError, OSError, LookupError) as error:
+    except Exception as error:
+        expected = isinstance(error, (psycopg.Error, ValueError, OSError, LookupError))
+        if not expected and type(error).__module__ != "feast.errors":
+            raise
         raise StepError(step, str(error), repair) from error
 
 
@@ -101,7 +106,7 @@ def build(*, show: Callable[[str], None] = say, **variables: object) -> BuildRes
     """Run `dbt build`, which also publishes when every test passed.
 
     `variables` are dbt's: recompute (bool), cadence (drops, month, week, day). `show` gets a line
-    for each finished model, for each warning, and for the outcome.
+    for each finished table, for each warning, and for the outcome.
 
     Raises:
         StepError: a model or test failed, so that nothing was published.
@@ -149,7 +154,7 @@ def _failures(nodes: list[Any]) -> str:
 
 
 class _Progress:
-    """dbt's events, down to a line a model and a line a warning."""
+    """dbt's events, down to a line a table and a line a warning."""
 
     def __init__(self, show: Callable[[str], None]) -> None:
         self.show = show
@@ -160,7 +165,7 @@ class _Progress:
     def __call__(self, event: Any) -> None:
         name, info = event.info.name, event.info
         self.invocation_id = info.invocation_id or self.invocation_id
-        if name == "LogModelResult":
+        if name == "LogModelResult" and event.data.status != "CREATE VIEW":
             data = event.data
             took = f"{data.execution_time:6.1f} s"
             self.show(f"  {data.node_info.node_name:<24} {data.status:<16} {took}")
@@ -210,7 +215,26 @@ def apply() -> None:
 def publish(end_date: datetime | None = None) -> None:
     """What `feast materialize-incremental <end_date>` does; the default is now."""
     with _told_as("publish", "make publish"):
-        _store().materialize_incremental(end_date=end_date or datetime.now(timezone.utc))
+        store = _store()
+        if not store.list_feature_views():
+            raise StepError("publish", "Feast knows no feature view yet", "make apply publish")
+        with contextlib.redirect_stdout(_WithoutFeastsDates(sys.stdout)):
+            store.materialize_incremental(end_date=end_date or datetime.now(timezone.utc))
+
+
+class _WithoutFeastsDates(io.TextIOBase):
+    """Feast announces a start date for each view, which our engine does not go by: leave that out."""
+
+    def __init__(self, out: TextIO) -> None:
+        self.out, self.line = out, ""
+
+    def write(self, text: str) -> int:
+        *whole, self.line = (self.line + text).split("\n")
+        for line in whole:
+            if line.strip() and not re.search(r"^Since the ttl is| from .* to .*:$", line):
+                self.out.write(f"  {line}\n")
+        self.out.flush()
+        return len(text)
 
 
 def _store() -> Any:
@@ -229,7 +253,7 @@ def audit() -> Any:
     return result
 
 
-def training_set(as_of: list[str], **options: Any) -> Any:
+def training_set(as_of: Sequence[str], **options: Any) -> Any:
     """Write features and labels of the snapshots to data/processed; see orchestration.training."""
     from orchestration.training import write_training_set
 
@@ -239,7 +263,7 @@ def training_set(as_of: list[str], **options: Any) -> Any:
 
 def vector(user_id: str, service: str = "all_features") -> dict[str, Any]:
     """One user's online features by name, read through Feast."""
-    with _told_as("vector", "make publish"):
+    with _told_as("vector", "make apply publish"):
         store = _store()
         answer = store.get_online_features(
             features=store.get_feature_service(service), entity_rows=[{"user_id": user_id}]
@@ -265,12 +289,29 @@ def target() -> Path:
     return Path(os.environ.get("DBT_TARGET_PATH") or DBT_PROJECT / "target").resolve()
 
 
-def pipeline(drop: Path | str | None = None, as_of: list[str] | None = None) -> None:
-    """All steps in order: from a drop, if one is given, to audited online features.
+def drops_in(folder: Path) -> list[Path]:
+    """The drop folders in `folder`, oldest first; a generated sample where there is none yet."""
+    from data.__main__ import main as data_command
+
+    found = _drops(folder)
+    if not found:
+        say(f"  no drops in {folder} yet: generating a sample")
+        if data_command(["generate", "--to", str(folder)]):
+            raise StepError("generate", f"no sample drops in {folder}", "make generate")
+        found = _drops(folder)
+    return found
+
+
+def _drops(folder: Path) -> list[Path]:
+    return sorted(drop for drop in folder.glob("????-??-??") if drop.is_dir())
+
+
+def pipeline(drops: Sequence[Path | str] = (), as_of: Sequence[str] = ()) -> None:
+    """All steps in order: load the drops, if any, through to audited online features.
 
     With `as_of`, the training set of those snapshots as well.
     """
-    if drop is not None:
+    for drop in drops:
         ingest(drop)
     build()
     apply()

@@ -80,6 +80,24 @@ create table if not exists ledger.audits (
     audited_at timestamptz not null default clock_timestamp()
 );
 
+-- A user's published values at earlier as_of's, newest first, for people who look at a user.
+-- With the owner's rights, so that the serving role sees this much of the past and no more. Late
+-- bound: the published views need not exist yet, and may be replaced.
+create or replace function online.history(view_name text, for_user text, most int)
+returns table (as_of timestamptz, known_at timestamptz, features jsonb)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    source regclass := to_regclass(format('published.%I', view_name || '_latest'));
+begin
+    if source is not null then
+        return query execute format(
+            'select as_of, known_at, to_jsonb(latest) from %s as latest '
+            'where user_id = $1 order by as_of desc limit $2', source
+        ) using for_user, most;
+    end if;
+end $$;
+revoke all on function online.history(text, text, int) from public;
+
 -- The API logs in as a role that can read what it serves and nothing else.
 do $$
 begin
@@ -92,3 +110,4 @@ grant usage on schema online, ledger to {serving_user};
 grant select on all tables in schema online, ledger to {serving_user};
 alter default privileges in schema online grant select on tables to {serving_user};
 alter default privileges in schema ledger grant select on tables to {serving_user};
+grant execute on function online.history(text, text, int) to {serving_user};

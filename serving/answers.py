@@ -1,0 +1,168 @@
+"""From a row of the store to the bytes of an answer."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from email.utils import formatdate
+
+from serving.catalogue import CLOCKS, Catalogue, Row, Service
+
+EPOCH_2000 = datetime(2000, 1, 1, tzinfo=timezone.utc)
+UNIX_2000 = int(EPOCH_2000.timestamp())
+REMEMBERED = 1000  # combinations of clocks
+
+
+def _base64(value: object) -> str:
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    raise TypeError(type(value).__name__)
+
+
+encode = json.JSONEncoder(
+    separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_base64
+).encode
+
+
+def instant(micros: int) -> str:
+    """ISO 8601 in UTC of microseconds since 2000, as short as it is exact."""
+    try:
+        return (EPOCH_2000 + timedelta(microseconds=micros)).isoformat().replace("+00:00", "Z")
+    except OverflowError:  # Postgres' infinity
+        return "infinity" if micros > 0 else "-infinity"
+
+
+def micros(moment: datetime) -> int:
+    """Microseconds since 2000 of an aware datetime."""
+    return (moment - EPOCH_2000) // timedelta(microseconds=1)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What an answer says about where its values come from; shared by users of one publication."""
+
+    second: int  # the Unix time it was made for: ages are whole seconds
+    found: bool
+    expired: tuple[str, ...]  # features withheld because their view's row is older than its ttl
+    head: bytes  # '"found":...,"service":...,"as_of":...,"features":'
+    tail: bytes  # ',"views":{...}}'
+    etag: bytes  # empty: cannot be cached
+    last_modified: bytes  # an HTTP date; empty: unknown
+
+
+class Answers:
+    """Makes answers for one catalogue; `invocations`: known_at -> dbt invocation id."""
+
+    def __init__(self, catalogue: Catalogue, invocations: Mapping[int, str | None]) -> None:
+        self.catalogue = catalogue
+        self._invocations = invocations
+        self._origins: dict[tuple[object, ...], Origin] = {}
+        self.missing: set[int] = set()  # known_at without an entry in `invocations`
+
+    def forget(self) -> set[int]:
+        """Drop what was remembered about origins; the known_at that had no invocation."""
+        missing, self.missing = self.missing, set()
+        self._origins.clear()
+        return missing
+
+    def origin(self, service: Service, row: Row) -> Origin:
+        """The origin of a row's values, as of this second."""
+        clocks, values = service.clocks_of(row), service.values_of(row)
+        empty: tuple[bool, ...] = ()
+        if None in values:
+            empty = tuple(
+                all(value is None for value in values[view.first : view.first + len(view.features)])
+                for view in service.views
+            )
+        key = (service.name, clocks, empty)
+        second = int(time.time())
+        origin = self._origins.get(key)
+        if origin is None or origin.second != second:
+            if len(self._origins) >= REMEMBERED:
+                self._origins.clear()
+            origin = self._origins[key] = self._origin(service, clocks, empty, second)
+        return origin
+
+    def one(self, service: Service, user_id: str, row: Row) -> tuple[bytes, Origin]:
+        """The answer about one user."""
+        origin = self.origin(service, row)
+        features = dict(zip(service.names, service.values_of(row), strict=True))
+        if origin.expired:
+            features |= dict.fromkeys(origin.expired)
+        try:
+            text = encode(features)
+        except ValueError:  # JSON has no NaN and no infinity
+            text = encode({name: _finite(value) for name, value in features.items()})
+        body = b'{"user_id":%b,%b%b%b' % (
+            encode(user_id).encode(),
+            origin.head,
+            text.encode(),
+            origin.tail,
+        )
+        return body, origin
+
+    def _origin(
+        self, service: Service, clocks: Row, empty: tuple[bool, ...], second: int
+    ) -> Origin:
+        now = int((time.time() - UNIX_2000) * 1_000_000)
+        views: dict[str, dict[str, object]] = {}
+        statuses: list[str] = []
+        expired: list[str] = []
+        for place, view in enumerate(service.views):
+            as_of, known_at, _ = clocks[CLOCKS * place : CLOCKS * (place + 1)]
+            if as_of is None:
+                status = "unknown"
+            elif view.ttl_seconds and now - as_of > view.ttl_seconds * 1_000_000:
+                status = "older_than_ttl"
+                expired += [feature.name for feature in view.features]
+            elif empty and empty[place]:
+                status = "null"
+            else:
+                status = "found"
+            statuses.append(status)
+            if known_at is not None and known_at not in self._invocations:
+                self.missing.add(known_at)
+            views[view.name] = {
+                "status": status,
+                "as_of": None if as_of is None else instant(as_of),
+                "age_seconds": None if as_of is None else (now - as_of) // 1_000_000,
+                "known_at": None if known_at is None else instant(known_at),
+                "invocation_id": self._invocations.get(known_at),
+            }
+        as_ofs = [as_of for as_of in clocks[0::CLOCKS] if as_of is not None]
+        head = {
+            "found": bool(as_ofs),
+            "service": service.name,
+            "as_of": instant(min(as_ofs)) if as_ofs else None,
+        }
+        etag, last_modified = b"", b""
+        written = [moment for moment in clocks[2::CLOCKS] if moment is not None]
+        if len(written) == len(as_ofs):
+            invocations = [view["invocation_id"] for view in views.values()]
+            state = repr((service.digest, clocks, statuses, invocations))
+            etag = b'W/"%b"' % hashlib.blake2b(state.encode(), digest_size=12).hexdigest().encode()
+            # An expired or absent row changes the answer without anything having been written.
+            if all(status in ("found", "null") for status in statuses):
+                changed = UNIX_2000 + max(written) // 1_000_000
+                changed = max(changed, int(self.catalogue.updated_at.timestamp()))
+                last_modified = formatdate(changed, usegmt=True).encode()
+        return Origin(
+            second,
+            bool(as_ofs),
+            tuple(expired),
+            encode(head)[1:-1].encode() + b',"features":',
+            b',"views":' + encode(views).encode() + b"}",
+            etag,
+            last_modified,
+        )
+
+
+def _finite(value: object) -> object:
+    """Null for a number that JSON cannot say."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,192 @@
+"""What every request passes: request id, who may ask, size limits, one log line, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import secrets
+import sys
+import time
+from datetime import datetime, timezone
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving import metrics
+from serving.problems import Problem
+from serving.settings import Settings, is_loopback
+from serving.state import State
+
+log = logging.getLogger("serving.gate")
+
+OPEN_PATHS = {"/", "/docs", "/openapi.json", "/health", "/ready", "/favicon.ico"}  # hold no data
+OPEN_FOLDER = "/static/"
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+SECURITY_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (
+        b"content-security-policy",
+        b"default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
+    ),
+]
+
+
+class Gate:
+    """ASGI middleware. Raised problems, and defects, become problem-details answers here."""
+
+    def __init__(self, app: ASGIApp, state: State, settings: Settings) -> None:
+        self._app, self._state, self._settings = app, state, settings
+        self._children: dict[tuple[str, str, int], tuple] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        headers = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"")
+        request_id = given.decode() if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        status = 0
+        key: str | None = None
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    (b"x-request-id", request_id.encode()),
+                    *SECURITY_HEADERS,
+                ]
+            await send(message)
+
+        try:
+            try:
+                key = self._authorise(scope, headers)
+                if scope["method"] not in ("GET", "HEAD"):
+                    receive = self._limited(headers, receive)
+                await self._app(scope, receive, send_with_id)
+            except Problem as problem:
+                if status:
+                    raise
+                await answer(send_with_id, *problem.answer(request_id))
+        except Exception:
+            log.exception("defect", extra={"request_id": request_id})
+            if not status:
+                detail = "A defect; the log has it under this request id."
+                await answer(send_with_id, *Problem(500, "internal", detail).answer(request_id))
+        finally:
+            self._note(scope, request_id, status, key, time.perf_counter() - started)
+
+    def _authorise(self, scope: Scope, headers: dict[bytes, bytes]) -> str | None:
+        """The name of the caller's key; None where none is needed.
+
+        Without a configured key, only this machine is served: the address the request came in on
+        must be loopback (however the process was started), and so must the Host header be, so
+        that a web page whose name resolves to 127.0.0.1 cannot read features in a browser.
+        """
+        keys = self._state.keys
+        path = scope["path"]
+        if keys:
+            if path in OPEN_PATHS or path.startswith(OPEN_FOLDER):
+                return None
+            presented = headers.get(b"x-api-key", b"")
+            if not presented:
+                scheme, _, credentials = headers.get(b"authorization", b"").partition(b" ")
+                presented = credentials.strip() if scheme.lower() == b"bearer" else b""
+            name = keys.name_of(presented) if presented else None
+            if name is None:
+                raise Problem(
+                    401,
+                    "key-required",
+                    "Send an API key: Authorization: Bearer <key>, or X-API-Key: <key>.",
+                    [(b"www-authenticate", b"Bearer")],
+                )
+            return name
+        server = scope.get("server")
+        host = headers.get(b"host", b"").decode("latin-1")
+        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+        # A Unix socket has no port; who may reach it is up to the file system.
+        if server and server[1] is not None and not (is_loopback(server[0]) and is_loopback(name)):
+            raise Problem(
+                403,
+                "not-loopback",
+                "No API key is configured, so only http://127.0.0.1 and http://localhost are "
+                "served. Set STREAMFLOW_API_KEYS to serve others.",
+            )
+        return None
+
+    def _limited(self, headers: dict[bytes, bytes], receive: Receive) -> Receive:
+        """`receive`, which raises a problem for a body too large or too slow."""
+        most = self._settings.max_body
+        length = headers.get(b"content-length", b"0")
+        if not length.isdigit() or int(length) > most:
+            raise self._too_large()
+        seen = 0
+        deadline = time.monotonic() + self._settings.timeout
+
+        async def limited() -> Message:
+            nonlocal seen
+            try:
+                message = await asyncio.wait_for(receive(), max(deadline - time.monotonic(), 0.001))
+            except asyncio.TimeoutError:
+                raise Problem(
+                    408,
+                    "body-too-slow",
+                    "The body did not arrive in time.",
+                    [(b"connection", b"close")],
+                ) from None
+            seen += len(message.get("body", b""))
+            if seen > most:
+                raise self._too_large()
+            return message
+
+        return limited
+
+    def _too_large(self) -> Problem:
+        return Problem(
+            413,
+            "body-too-large",
+            f"A body may have {self._settings.max_body} bytes.",
+            [(b"connection", b"close")],
+        )
+
+    def _note(
+        self, scope: Scope, request_id: str, status: int, key: str | None, seconds: float
+    ) -> None:
+        route = getattr(scope.get("route"), "path", "none")
+        method = scope["method"] if status != 405 and route != "none" else "other"
+        series = self._children.get((route, method, status))
+        if series is None:
+            series = self._children[route, method, status] = (
+                metrics.REQUESTS.labels(route, method, str(status)),
+                metrics.REQUEST_SECONDS.labels(route),
+            )
+        series[0].inc()
+        series[1].observe(seconds)
+        if self._settings.access_log:
+            # No user id: the route's template says what was asked, the request id finds the rest.
+            note = {
+                "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+                "level": "info",
+                "logger": "serving.access",
+                "request_id": request_id,
+                "method": method,
+                "route": route,
+                "status": status,
+                "ms": round(seconds * 1000, 2),
+            }
+            if key:
+                note["key"] = key
+            if isinstance(users := scope.get("streamflow_users"), tuple):
+                note["users"], note["unknown"] = users
+            sys.stdout.write(json.dumps(note) + "\n")
+
+
+async def answer(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    """Send a whole answer."""
+    length = (b"content-length", b"%d" % len(body))
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,224 @@
+"""The two routes that serve features, without FastAPI's work per request.
+
+FastAPI documents them (their signatures are the OpenAPI) and routes to them; parsing, checking
+and answering is done here. Measured: see docs/decisions/0041-lean-routes.md.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from email.utils import parsedate_to_datetime
+from functools import cached_property
+from typing import Annotated, Any, Literal
+from urllib.parse import parse_qsl
+
+from fastapi import Path, Query, Request
+from fastapi.routing import APIRoute
+from pydantic import ValidationError
+from starlette.types import Receive, Scope, Send
+
+from serving import metrics
+from serving.answers import Origin
+from serving.gate import answer
+from serving.problems import Headers, Problem
+from serving.schemas import USER_ID_PATTERN, Batch
+from serving.state import State
+
+Answer = tuple[int, Headers, bytes]
+
+USER_ID = re.compile(USER_ID_PATTERN.removesuffix("$") + r"\Z")
+PARAMETERS = {"service", "on_missing"}
+JSON: Headers = [(b"content-type", b"application/json")]
+# An answer belongs to the caller, and may be used again once the API has said it is current.
+CACHING: Headers = [*JSON, (b"cache-control", b"private, no-cache")]
+
+ServiceName = Annotated[
+    str | None,
+    Query(
+        description="Feature service; without it, the default one (see GET /catalogue).",
+        examples=["churn_v1"],
+    ),
+]
+
+
+class LeanRoute(APIRoute):
+    """A route whose endpoint gets its parameters unparsed by FastAPI and returns bytes."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] not in (self.methods or ()):
+            await super().handle(scope, receive, send)  # raises 405
+            return
+        arguments = dict(scope["path_params"])
+        if scope["query_string"]:
+            arguments |= _parameters(scope["query_string"], self.query_parameters)
+        if self.body_field is not None:
+            arguments["batch"] = await _batch(scope, receive)
+        await answer(send, *await self.endpoint(Request(scope), **arguments))
+
+    @cached_property
+    def query_parameters(self) -> set[str]:
+        """Names of the query parameters that the endpoint takes."""
+        return {parameter.name for parameter in self.dependant.query_params}
+
+
+def _parameters(query: bytes, known: set[str]) -> dict[str, str]:
+    try:
+        pairs = parse_qsl(
+            query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=20
+        )
+    except ValueError:  # not ASCII, not UTF-8, too many
+        raise Problem(422, "bad-parameter", "The query string is malformed.") from None
+    found = dict(pairs)
+    if "as_of" in found:
+        raise Problem(
+            400,
+            "past-vector",
+            "The API serves the newest published values only. For values as of another time, "
+            "build a training set: make training-set AS_OF=<date>",
+        )
+    if len(found) < len(pairs):
+        raise Problem(422, "bad-parameter", "A query parameter is given twice.")
+    if unknown := found.keys() - known:
+        wanted = " and ".join(sorted(known)) or "none"
+        shown = ", ".join(sorted(unknown))[:100]
+        detail = f"Unknown query parameter: {shown}. There is: {wanted}."
+        raise Problem(422, "bad-parameter", detail)
+    if found.get("on_missing", "null") not in ("null", "error"):
+        raise Problem(422, "bad-parameter", "on_missing is null or error.")
+    return found
+
+
+async def _batch(scope: Scope, receive: Receive) -> Batch:
+    kinds = [v for k, v in scope["headers"] if k == b"content-type"]
+    if not kinds or kinds[0].split(b";")[0].strip().lower() != b"application/json":
+        raise Problem(415, "bad-body", "Send JSON, with Content-Type: application/json.")
+    body = b""
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            break
+    try:
+        return Batch.model_validate_json(body, strict=True)
+    except ValidationError as error:
+        errors = error.errors(include_url=False, include_context=False, include_input=False)
+        where = [{"at": ".".join(map(str, e["loc"])), "message": e["msg"]} for e in errors[:10]]
+        if any(e["type"] == "too_long" for e in errors):
+            raise Problem(422, "too-many-ids", "Too many user ids.", errors=where) from None
+        if any(e["type"] == "json_invalid" for e in errors):
+            raise Problem(400, "bad-body", "The body is not JSON.", errors=where) from None
+        detail = "The body is not what the API takes; see errors."
+        raise Problem(422, "bad-body", detail, errors=where) from None
+
+
+class Features:
+    """The endpoints, bound to the state of the process."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    async def one(
+        self,
+        request: Request,
+        user_id: Annotated[
+            str,
+            Path(
+                description="Visible ASCII characters, no slash.",
+                pattern=USER_ID_PATTERN,
+                examples=["7590-VHVEG"],
+            ),
+        ],
+        service: ServiceName = None,
+        on_missing: Annotated[
+            Literal["null", "error"],
+            Query(description="`error`: answer 404 if nothing is known about the user."),
+        ] = "null",
+    ) -> Any:
+        """The newest published features of one user, and where they come from.
+
+        A user nobody knows gets nulls and `"found": false`, as Feast itself answers. Values of
+        the past (`?as_of=`) are refused: they come from training sets. Answers carry an ETag and
+        Last-Modified; ask again with If-None-Match or If-Modified-Since to get a short 304 while
+        nothing was published (a 304 does not renew `age_seconds`).
+        """
+        check_user_id(user_id)
+        state = self._state
+        started = time.perf_counter()
+        answers, plan, rows = await state.read(service, (user_id,))
+        metrics.STORE_SECONDS.observe(time.perf_counter() - started)
+        body, origin = answers.one(plan, user_id, rows[0])
+        if answers.missing:
+            await state.know(answers)
+            body, origin = answers.one(plan, user_id, rows[0])
+        metrics.count_users(plan.name, 1, not origin.found)
+        request.scope["streamflow_users"] = (1, int(not origin.found))
+        if not origin.found and on_missing == "error":
+            raise _unknown([user_id])
+        headers = CACHING
+        if origin.etag:
+            headers = [*headers, (b"etag", origin.etag)]
+            if origin.last_modified:
+                headers.append((b"last-modified", origin.last_modified))
+            if _is_current(request.scope, origin):
+                return 304, headers[1:], b""
+        return 200, headers, body
+
+    async def many(self, request: Request, batch: Batch) -> Any:
+        """The same for up to 1,000 users, in the order asked, unknown ones in place."""
+        if len(batch.user_ids) > self._state.settings.max_ids:
+            raise Problem(
+                422, "too-many-ids", f"Ask for {self._state.settings.max_ids} users at most."
+            )
+        state = self._state
+        started = time.perf_counter()
+        answers, plan, rows = await state.read(batch.service, batch.user_ids)
+        metrics.STORE_SECONDS.observe(time.perf_counter() - started)
+        made = [answers.one(plan, *pair) for pair in zip(batch.user_ids, rows, strict=True)]
+        if answers.missing:
+            await state.know(answers)
+            made = [answers.one(plan, *pair) for pair in zip(batch.user_ids, rows, strict=True)]
+        unknown = [
+            u for u, (_, origin) in zip(batch.user_ids, made, strict=True) if not origin.found
+        ]
+        metrics.count_users(plan.name, len(rows), len(unknown))
+        request.scope["streamflow_users"] = (len(rows), len(unknown))
+        if unknown and batch.on_missing == "error":
+            raise _unknown(unknown)
+        body = b'{"results":[%b]}' % b",".join([body for body, _ in made])
+        return 200, [*JSON, (b"cache-control", b"no-store")], body
+
+
+def check_user_id(user_id: str) -> None:
+    """Raise a 422 problem for what cannot be a user id."""
+    if not USER_ID.match(user_id):
+        raise Problem(
+            422,
+            "bad-parameter",
+            "A user id has 1 to 128 visible ASCII characters and no slash.",
+        )
+
+
+def _unknown(user_ids: list[str]) -> Problem:
+    few = ", ".join(user_ids[:3]) + (f" and {len(user_ids) - 3} more" if user_ids[3:] else "")
+    return Problem(404, "unknown-user", f"Nothing is known about {few}.", user_ids=user_ids)
+
+
+def _is_current(scope: Scope, origin: Origin) -> bool:
+    """Whether the client has this answer already (RFC 9110: If-None-Match goes first)."""
+    since = b""
+    for name, value in scope["headers"]:
+        if name == b"if-none-match":
+            tags = [tag.strip().removeprefix(b"W/") for tag in value.split(b",")]
+            return value.strip() == b"*" or origin.etag.removeprefix(b"W/") in tags
+        if name == b"if-modified-since":
+            since = value
+    if since == origin.last_modified or not (since and origin.last_modified):
+        return bool(since)
+    try:
+        theirs, ours = (
+            parsedate_to_datetime(date.decode("latin-1")) for date in (since, origin.last_modified)
+        )
+        return theirs >= ours
+    except (TypeError, ValueError):
+        return False  # no date: the condition is to be ignored

@@ -1,0 +1,103 @@
+"""Settings of the API: `STREAMFLOW_API_*`; where the database is: `data.database.Database`."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import os
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+LEAST_KEY_LENGTH = 16
+
+
+class SettingsError(ValueError):
+    """The API must not start like this; the text says why and what to change."""
+
+
+class Settings(BaseSettings):
+    """Read from the environment when constructed. Times are in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(env_prefix="STREAMFLOW_API_")
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    workers: int = Field(1, ge=1, le=64)
+    keys: str = ""  # comma-separated
+    keys_file: Path | None = None  # one a line; read again at every refresh, so keys can rotate
+    project: str = "streamflow"  # Feast's project
+    service: str = "all_features"  # the feature service of a request that names none
+    feature_store: Path | None = None  # another feature_store.yaml, for another online store
+    connections: int = Field(2, ge=1, le=32)  # to Postgres, for reads of features, a worker
+    waiting: int = Field(512, ge=1)  # reads that may queue for a connection; more get a 503
+    timeout: float = Field(0.9, gt=0, le=60)  # for a read, and for the arrival of a body
+    refresh: float = Field(5.0, gt=0)  # a changed registry shows after this long at most
+    max_body: int = Field(262_144, ge=1024)
+    max_ids: int = Field(1000, ge=1)
+    access_log: bool = True
+    docs_url: str = "http://127.0.0.1:8080/"  # where `dbt docs serve` shows the lineage
+
+    def loopback_only(self) -> bool:
+        """Whether `host` cannot be reached from another machine."""
+        return is_loopback(self.host)
+
+    def check(self) -> None:
+        """Refuse what would open the features to the network.
+
+        Raises:
+            SettingsError: outside of loopback without an API key, or a key that is no secret.
+        """
+        keys = Keys(self)
+        if not keys and not self.loopback_only():
+            raise SettingsError(
+                f"refusing to listen on {self.host} without an API key: set STREAMFLOW_API_KEYS "
+                "or STREAMFLOW_API_KEYS_FILE, or listen on 127.0.0.1"
+            )
+
+
+class Keys:
+    """The API keys in force, as digests. Falsy when none is configured."""
+
+    def __init__(self, settings: Settings) -> None:
+        texts = settings.keys.split(",")
+        if settings.keys_file is not None:
+            try:
+                lines = settings.keys_file.read_text().splitlines()
+            except OSError as error:
+                reason = os.strerror(error.errno or 0)
+                raise SettingsError(
+                    f"cannot read STREAMFLOW_API_KEYS_FILE {settings.keys_file}: {reason}"
+                ) from None
+            texts += [line for line in lines if not line.lstrip().startswith("#")]
+        keys = [text.strip() for text in texts if text.strip()]
+        if settings.keys_file is not None and not keys:
+            raise SettingsError(f"STREAMFLOW_API_KEYS_FILE {settings.keys_file} holds no key")
+        if any(len(key) < LEAST_KEY_LENGTH for key in keys):
+            raise SettingsError(
+                f"an API key has fewer than {LEAST_KEY_LENGTH} characters; "
+                "make one with: openssl rand -hex 24"
+            )
+        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+
+    def __bool__(self) -> bool:
+        return bool(self._digests)
+
+    def name_of(self, presented: bytes) -> str | None:
+        """Eight hex digits that name the matching key in the logs, None if none matches.
+
+        Takes as long whichever key matches: digests of one length, and no early way out.
+        """
+        digest = hashlib.sha256(presented).digest()
+        matches = [hmac.compare_digest(digest, known) for known in self._digests]
+        return digest.hex()[:8] if any(matches) else None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address means this machine alone."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

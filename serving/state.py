@@ -1,0 +1,226 @@
+"""What a process knows and keeps fresh: the registry, the publications, the keys, the store."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import psycopg
+from feast.repo_config import RepoConfig, load_repo_config
+from psycopg import sql
+
+from data.database import Database
+from serving.answers import Answers, micros
+from serving.catalogue import Catalogue, Row, Service, read_catalogue
+from serving.feast_store import FeastStore
+from serving.problems import Problem
+from serving.settings import Keys, Settings, SettingsError
+from serving.store import Link, MismatchError, PostgresStore, Store
+
+log = logging.getLogger("serving.state")
+
+REPO = Path(__file__).resolve().parent.parent / "feature_repo"
+OWN_STORE = "feature_repo.online_store.StreamflowOnlineStore"
+PAGE_TIMEOUT = 5.0  # seconds, for the page's plots and past values
+
+
+class State:
+    """Everything the requests of a process share. `start` needs no database to be there."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self.settings, self.database = settings, database
+        self.keys = Keys(settings)
+        yaml = settings.feature_store or REPO / "feature_store.yaml"
+        self.feast: RepoConfig = load_repo_config(REPO, yaml)
+        self.registry_name = str(self.feast.registry.path)
+        self.own_store = self.feast.online_config.get("type") == OWN_STORE
+        self.answers: Answers | None = None
+        self.invocations: dict[int, str | None] = {}  # known_at -> dbt invocation id
+        self.newest: dict[str, int] = {}  # view -> newest as_of online
+        self.users = 0  # in the largest view
+        self.marker: tuple[object, ...] = ()  # changes when the online tables do
+        self.refreshed = 0.0
+        self._reloading: asyncio.Task[None] | None = None
+        self._ledger_read = 0.0
+
+    async def start(self) -> None:
+        """Connect, load the registry if there is one, and keep both so in the background."""
+        settings = self.settings
+        limits = (settings.connections, settings.waiting, settings.timeout)
+        self.store: Store = (
+            PostgresStore(self.database, *limits)
+            if self.own_store
+            else FeastStore(self.feast, *limits)
+        )
+        self.link = Link(self.database, 2.0, "registry")
+        self.page_link = Link(self.database, PAGE_TIMEOUT, "page")
+        await self.store.start()
+        with contextlib.suppress(Problem):
+            await self.reload()
+        self._refresher = asyncio.create_task(self._refresh())
+
+    async def stop(self) -> None:
+        """Close everything."""
+        self._refresher.cancel()
+        await asyncio.gather(self._refresher, return_exceptions=True)
+        await self.store.stop()
+        await self.link.close()
+        await self.page_link.close()
+
+    @property
+    def catalogue(self) -> Catalogue | None:
+        """The services of the newest registry seen."""
+        return self.answers.catalogue if self.answers else None
+
+    def loaded(self) -> Answers:
+        """What makes answers. Raises a 503 problem before a registry was loaded."""
+        if self.answers is None:
+            raise Problem(
+                503, "no-registry", "No feature registry was found yet. Make it with: feast apply"
+            )
+        return self.answers
+
+    def service(self, name: str | None) -> tuple[Answers, Service]:
+        """The feature service of that name, or the default one.
+
+        Raises:
+            Problem: 503 before a registry was loaded, 404 for a name it does not have.
+        """
+        answers = self.loaded()
+        wanted = name or self.settings.service
+        service = answers.catalogue.services.get(wanted)
+        if service is None:
+            reason = answers.catalogue.refused.get(wanted)
+            detail = (
+                f"The feature service {wanted} cannot be served: {reason}."
+                if reason
+                else f"There is no feature service {wanted}."
+            )
+            have = sorted(answers.catalogue.services)
+            raise Problem(404, "unknown-service", detail, services=have)
+        return answers, service
+
+    async def read(
+        self, name: str | None, user_ids: Sequence[str]
+    ) -> tuple[Answers, Service, list[Row]]:
+        """Rows of a service, and what makes answers of them.
+
+        When the store does not fit the registry in memory, the registry has probably changed:
+        it is loaded again, and the read repeated once.
+        """
+        answers, service = self.service(name)
+        try:
+            return answers, service, await self.store.read(service, user_ids)
+        except MismatchError as mismatch:
+            log.warning("registry and store differ: %s", mismatch)
+        await self.reload()
+        answers, service = self.service(name)
+        try:
+            return answers, service, await self.store.read(service, user_ids)
+        except MismatchError:
+            raise Problem(
+                503,
+                "store-mismatch",
+                f"The online tables do not have what service {service.name} needs. "
+                "Make them with: feast apply, then feast materialize-incremental",
+            ) from None
+
+    async def reload(self) -> None:
+        """Load what has changed: keys, registry, publications. Callers at once share one run.
+
+        Raises:
+            Problem: 503, the database cannot be read, or has no registry.
+        """
+        if self._reloading is None or self._reloading.done():
+            self._reloading = asyncio.create_task(self._reload())
+        await asyncio.shield(self._reloading)
+
+    async def _reload(self) -> None:
+        try:
+            self.keys = Keys(self.settings)
+        except SettingsError as error:
+            log.error("API keys kept as they were: %s", error)
+        try:
+            await self._load_registry()
+            await self._load_ledger()
+        except psycopg.OperationalError:
+            raise Problem(503, "store-unavailable", "The database cannot be read.") from None
+        except psycopg.Error as error:
+            log.error("registry or ledger not readable: %s", error)
+            raise Problem(
+                503, "no-registry", "The database is not set up. Do it with: make up, feast apply"
+            ) from None
+        self.refreshed = time.time()
+
+    async def _load_registry(self) -> None:
+        have = self.catalogue.version if self.catalogue else -1
+        rows = await self.link.fetch(
+            "select version, case when version <> %s then blob end "
+            "from online.registry where name = %s",
+            [have, self.registry_name],
+        )
+        if not rows:
+            raise Problem(
+                503, "no-registry", "No feature registry was found yet. Make it with: feast apply"
+            )
+        version, blob = rows[0]
+        if blob is None:
+            return
+        catalogue = read_catalogue(blob, self.feast.project, version)
+        self.answers = Answers(catalogue, self.invocations)
+        log.info(
+            "registry version %s: services %s, refused %s",
+            version,
+            sorted(catalogue.services),
+            catalogue.refused,
+        )
+
+    async def _load_ledger(self) -> None:
+        """Publications always; the state of the online tables only if one was written to."""
+        self._ledger_read = time.monotonic()
+        known: Sequence[tuple[datetime, str]] = await self.link.fetch(
+            "select known_at, invocation_id from ledger.publications"
+        )
+        self.invocations.update({micros(known_at): text for known_at, text in known})
+        [(newest,)] = await self.link.fetch(
+            "select max(materialization_id) from ledger.materializations"
+        )
+        marker = (self.catalogue.version if self.catalogue else None, newest)
+        if marker == self.marker or not self.own_store or not self.catalogue:
+            return
+        ages: dict[str, int] = {}
+        most = 0
+        views = {v.name for s in self.catalogue.services.values() for v in s.views}
+        for view in sorted(views):
+            query = sql.SQL("select max(as_of), count(*) from {}").format(
+                sql.Identifier("online", view)
+            )
+            [(as_of, users)] = await self.link.fetch(query)
+            most = max(most, users)
+            if as_of is not None:
+                ages[view] = micros(as_of)
+        self.newest, self.users, self.marker = ages, most, marker
+
+    async def _refresh(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.refresh)
+            try:
+                await self.reload()
+            except Problem as problem:
+                log.debug("not refreshed: %s", problem.detail)
+            except Exception:  # a defect here must not end the refreshing
+                log.exception("refresh failed")
+
+    async def know(self, answers: Answers) -> None:
+        """Look up publications that answers met before the ledger was last read."""
+        if time.monotonic() - self._ledger_read > 1:
+            with contextlib.suppress(psycopg.Error):
+                await self._load_ledger()
+        # Rows written past the pipeline (a push) have no publication; don't look again and again.
+        for known_at in answers.forget():
+            self.invocations.setdefault(known_at, None)

@@ -1,0 +1,283 @@
+"""Reads from the online store: fast ones for features, plain ones for everything else.
+
+A lane is one connection. It takes all reads of a service that wait, from however many requests,
+and sends them as one statement; while that runs, the next ones gather. So the number of
+connections is fixed, and a busy process sends fewer, larger statements rather than more of them.
+Every read has its own deadline, whatever happens to its lane.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import psycopg
+from psycopg.types.numeric import Int8BinaryLoader
+
+from data.database import Database
+from serving.catalogue import Row, Service
+from serving.problems import Problem
+
+log = logging.getLogger("serving.store")
+
+LARGEST_STATEMENT = 256  # user ids of several requests that share a statement
+RECONNECT_EVERY = 0.2  # seconds
+# One look-up by primary key a user and view, planned once. A plan made for a small or
+# never-analysed table would scan it, and stay when the table has grown.
+READ_OPTIONS = (
+    "-c plan_cache_mode=force_generic_plan -c enable_hashjoin=off -c enable_mergejoin=off "
+    "-c enable_seqscan=off -c enable_bitmapscan=off -c jit=off -c max_parallel_workers_per_gather=0"
+)
+
+
+class Store(Protocol):
+    """Where features are read from."""
+
+    @property
+    def up(self) -> bool:
+        """Whether reads have a chance."""
+
+    async def read(self, service: Service, user_ids: Sequence[str]) -> list[Row]:
+        """A row for each id, in the order asked.
+
+        Raises:
+            Problem: 503, not later than the timeout.
+            MismatchError: a table or column of the service does not exist.
+        """
+
+    async def start(self) -> None:
+        """Connect in the background; returns at once."""
+
+    async def stop(self) -> None:
+        """Close all connections."""
+
+
+class MismatchError(Exception):
+    """The store does not have what the registry says. The text is the store's own."""
+
+
+def unavailable() -> Problem:
+    """The answer while the store cannot be read."""
+    return Problem(503, "store-unavailable", "The online store cannot be read at the moment.")
+
+
+class _Read:
+    __slots__ = ("future", "service", "user_ids")
+
+    def __init__(self, service: Service, user_ids: Sequence[str], future: asyncio.Future) -> None:
+        self.service, self.user_ids, self.future = service, user_ids, future
+
+
+class PostgresStore:
+    """The project's online store: typed rows in schema `online`, read as the serving role."""
+
+    def __init__(self, database: Database, connections: int, waiting: int, timeout: float) -> None:
+        self._conninfo = database.conninfo(
+            serving=True,
+            application_name="streamflow-serving",
+            options=f"{READ_OPTIONS} -c statement_timeout={int(timeout * 1000)}",
+        )
+        self._connections, self._most_waiting, self._timeout = connections, waiting, timeout
+        self._waiting: deque[_Read] = deque()
+        self._wake = asyncio.Event()
+        self._lanes: list[asyncio.Task[None]] = []
+        self._connected = 0
+
+    @property
+    def up(self) -> bool:
+        """Whether a connection stands."""
+        return self._connected > 0
+
+    async def start(self) -> None:
+        self._lanes = [asyncio.create_task(self._lane()) for _ in range(self._connections)]
+
+    async def stop(self) -> None:
+        for lane in self._lanes:
+            lane.cancel()
+        await asyncio.gather(*self._lanes, return_exceptions=True)
+        self._fail_waiting()
+
+    async def read(self, service: Service, user_ids: Sequence[str]) -> list[Row]:
+        if not self._connected:
+            raise unavailable()
+        if len(self._waiting) >= self._most_waiting:
+            raise Problem(503, "overloaded", "Too many reads are waiting; ask again shortly.")
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        self._waiting.append(_Read(service, user_ids, future))
+        self._wake.set()
+        deadline = loop.call_later(self._timeout, _fail, future, unavailable())
+        try:
+            return await future
+        finally:
+            deadline.cancel()
+
+    async def _lane(self) -> None:
+        while True:
+            try:
+                connection = await self._connect()
+            except (psycopg.Error, OSError, asyncio.TimeoutError) as error:
+                if not self._connected:
+                    self._fail_waiting()
+                log.debug("no connection: %s", type(error).__name__)
+                await asyncio.sleep(RECONNECT_EVERY)
+                continue
+            self._connected += 1
+            log.info("connected to the online store")
+            try:
+                while True:
+                    await self._serve(connection)
+            except psycopg.Error as error:
+                log.warning("connection given up: %s", type(error).__name__)
+            finally:
+                self._connected -= 1
+                with contextlib.suppress(psycopg.Error):
+                    await connection.close()
+
+    async def _connect(self) -> psycopg.AsyncConnection:
+        connection = await asyncio.wait_for(
+            psycopg.AsyncConnection.connect(self._conninfo, autocommit=True, prepare_threshold=0),
+            self._timeout,
+        )
+        # timestamptz travels as microseconds since 2000: an integer that needs no decoding here
+        connection.adapters.register_loader("timestamptz", Int8BinaryLoader)
+        return connection
+
+    async def _serve(self, connection: psycopg.AsyncConnection) -> None:
+        """Send one statement for the reads that wait.
+
+        Raises:
+            psycopg.Error: the connection is of no further use.
+        """
+        while not self._waiting:
+            self._wake.clear()
+            await self._wake.wait()
+        reads = self._take()
+        if not reads:
+            return
+        ids = [user_id for read in reads for user_id in read.user_ids]
+        # The server's own time limit cannot help when the server or the network hangs.
+        watchdog = asyncio.get_running_loop().call_later(self._timeout, _cut, connection)
+        try:
+            cursor = await connection.cursor(binary=True).execute(reads[0].service.statement, [ids])
+            rows = await cursor.fetchall()
+        except psycopg.errors.QueryCanceled:
+            for read in reads:
+                _fail(read.future, unavailable())
+            return
+        except (psycopg.OperationalError, psycopg.InterfaceError):
+            # The connection broke, perhaps long ago: ask again on a new one while time is left.
+            self._waiting.extendleft(reversed(reads))
+            raise
+        except psycopg.Error as error:
+            for read in reads:
+                _fail(read.future, MismatchError(str(error)))
+            raise
+        finally:
+            watchdog.cancel()
+        start = 0
+        for read in reads:
+            end = start + len(read.user_ids)
+            if not read.future.done():
+                read.future.set_result(rows[start:end])
+            start = end
+
+    def _take(self) -> list[_Read]:
+        """The reads at the head of the queue that share a service and may share a statement."""
+        taken: list[_Read] = []
+        ids = 0
+        while self._waiting:
+            head = self._waiting[0]
+            if not head.future.done():  # else its deadline has passed, or its client left
+                if taken and head.service is not taken[0].service:
+                    break
+                ids += len(head.user_ids)
+                if taken and ids > LARGEST_STATEMENT:
+                    break
+                taken.append(head)
+            self._waiting.popleft()
+        return taken
+
+    def _fail_waiting(self) -> None:
+        while self._waiting:
+            _fail(self._waiting.popleft().future, unavailable())
+
+
+def _fail(future: asyncio.Future, error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+
+
+def _cut(connection: psycopg.AsyncConnection) -> None:
+    """Break a connection that does not answer, so that whoever waits for it gets an error.
+
+    Cancelling would first ask the silent server to cancel, and wait for that.
+    """
+    with (
+        contextlib.suppress(OSError, psycopg.Error),
+        socket.socket(fileno=os.dup(connection.pgconn.socket)) as doomed,
+    ):
+        doomed.shutdown(socket.SHUT_RDWR)
+
+
+class Link:
+    """One connection for occasional queries, made again when it broke. One query at a time."""
+
+    def __init__(self, database: Database, timeout: float, name: str) -> None:
+        self._conninfo = database.conninfo(
+            serving=True,
+            application_name=f"streamflow-serving-{name}",
+            options=f"-c statement_timeout={int(timeout * 1000)} -c jit=off",
+        )
+        self._timeout = timeout
+        self._lock = asyncio.Lock()
+        self._connection: psycopg.AsyncConnection | None = None
+
+    async def fetch(self, query: Any, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """All rows of a query, on a second try where the first met a broken connection.
+
+        Raises:
+            psycopg.OperationalError: no connection, or no answer in time.
+            psycopg.Error: the query itself failed.
+        """
+        async with self._lock:
+            try:
+                return await self._fetch(query, parameters)
+            except psycopg.errors.QueryCanceled:
+                raise
+            except psycopg.OperationalError:
+                await self._drop()
+                return await self._fetch(query, parameters)
+
+    async def _fetch(self, query: Any, parameters: Sequence[object]) -> list[tuple[Any, ...]]:
+        if self._connection is None or self._connection.closed:
+            try:
+                self._connection = await asyncio.wait_for(
+                    psycopg.AsyncConnection.connect(self._conninfo, autocommit=True), 0.9
+                )
+            except (OSError, asyncio.TimeoutError):
+                raise psycopg.OperationalError("no connection") from None
+        watchdog = asyncio.get_running_loop().call_later(
+            self._timeout + 0.2, _cut, self._connection
+        )
+        try:
+            cursor = await self._connection.execute(query, parameters)
+            return await cursor.fetchall()
+        finally:
+            watchdog.cancel()
+
+    async def _drop(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(psycopg.Error):
+                await self._connection.close()
+            self._connection = None
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._drop()

@@ -8,12 +8,21 @@ from pathlib import Path
 
 import psycopg
 
+from data.check import DropError
 from data.contract import markdown
 from data.database import Database
+from data.load import load
 from data.server import EmbeddedServer, ServerError
 from data.setup import set_up
 
 LOCAL = {"127.0.0.1", "localhost", "::1"}
+
+
+def prepare(settings: Database) -> None:
+    """Have the database (on this machine; elsewhere it must exist) with schemas and tables."""
+    if settings.host in LOCAL:
+        EmbeddedServer(settings).create_database()
+    set_up(settings)
 
 
 def up(settings: Database) -> str:
@@ -22,19 +31,16 @@ def up(settings: Database) -> str:
     A server that already answers to our credentials is used as it is (a container, say); an
     address on another machine is never started, only set up.
     """
-    address = f"{settings.host}:{settings.port}/{settings.database}"
-    server = EmbeddedServer(settings)
-    if settings.host not in LOCAL:
-        message = f"Postgres at {address} (not started by us)"
-    else:
-        message = f"Postgres at {address}"
-        try:
-            server.create_database()
-        except psycopg.OperationalError:
-            server.start()
-            server.create_database()
-            message += f" (embedded; data and log in {server.home})"
-    set_up(settings)
+    message = f"Postgres at {settings.host}:{settings.port}/{settings.database}"
+    try:
+        prepare(settings)
+    except psycopg.OperationalError:
+        if settings.host not in LOCAL:
+            raise
+        server = EmbeddedServer(settings)
+        server.start()
+        prepare(settings)
+        message += f" (embedded; data and log in {server.home})"
     return message
 
 
@@ -46,6 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("down", help="stop the Postgres that `up` started")
     commands.add_parser("setup", help="create schemas and tables in a running Postgres")
     commands.add_parser("contract", help="print the drop contract as markdown")
+    for name, meaning in (("check", "say what `load` would do"), ("load", "load drops")):
+        command = commands.add_parser(name, help=f"{meaning}; each folder is one drop")
+        command.add_argument("folder", nargs="+", type=Path, help="a folder named YYYY-MM-DD")
     options = parser.parse_args(arguments)
     settings = Database()
     try:
@@ -55,11 +64,14 @@ def main(arguments: list[str] | None = None) -> int:
             stopped = EmbeddedServer(settings).stop()
             print("Postgres stopped" if stopped else "Postgres was not running")
         elif options.command == "setup":
-            set_up(settings)
+            prepare(settings)
             print(f"{settings.database} is set up")
         elif options.command == "contract":
             print(markdown())
-    except ServerError as error:
+        elif options.command in ("check", "load"):
+            for folder in options.folder:
+                print(load(folder, settings, dry_run=options.command == "check"))
+    except (ServerError, DropError) as error:
         print(error, file=sys.stderr)
         return 1
     except psycopg.OperationalError as error:

@@ -39,7 +39,7 @@ TEXT = Type(
 BOOLEAN = Type(
     "boolean", "boolean", "[Tt]rue|TRUE|[Ff]alse|FALSE", "true or false (any of True, true, TRUE)"
 )
-COUNT = Type("count", "bigint", "[0-9]{1,15}", "a whole number >= 0")
+COUNT = Type("count", "bigint", "[0-9]{1,15}", "a whole number >= 0 of at most 15 digits")
 DOUBLE = Type(
     "double",
     "double precision",
@@ -85,7 +85,8 @@ class Column:
     @property
     def expected(self) -> str:
         """What a cell must hold, with its unit."""
-        return self.type.expected + (f" ({self.unit})" if self.unit else "")
+        unit = "" if self.type in (DATE, INSTANT) else self.unit
+        return self.type.expected + (f" ({unit})" if unit else "")
 
 
 @dataclass(frozen=True)
@@ -176,9 +177,7 @@ USAGE_AGG = Table(
     (
         USER_ID,
         Column("watch_hours_30d", DOUBLE, "watched in 30 days", "hours", nullable=True),
-        Column(
-            "avg_session_mins_7d", DOUBLE, "mean session in 7 days", "minutes", nullable=True
-        ),
+        Column("avg_session_mins_7d", DOUBLE, "mean session in 7 days", "minutes", nullable=True),
         Column("unique_devices_30d", COUNT, "devices used in 30 days", "devices", nullable=True),
         Column("skips_7d", COUNT, "skips in 7 days", "skips", nullable=True),
         Column("rebuffer_events_7d", COUNT, "stalls in 7 days", "stalls", nullable=True),
@@ -218,7 +217,7 @@ USAGE = Table(
     (
         Column("session_id", TEXT, "the session"),
         USER_ID,
-        Column("started_at", INSTANT, "when it began", "UTC unless it has an offset"),
+        Column("started_at", INSTANT, "when it began", "UTC"),
         Column("device_id", TEXT, "the device; empty when not told", nullable=True),
         Column("watch_minutes", decimal(4), "time watched", "minutes"),
         Column("skips", COUNT, "skips; empty when not told", "skips", nullable=True),
@@ -232,7 +231,7 @@ PAYMENTS = Table(
     (
         Column("payment_id", TEXT, "the attempt"),
         USER_ID,
-        Column("attempted_at", INSTANT, "when it was made", "UTC unless it has an offset"),
+        Column("attempted_at", INSTANT, "when it was made", "UTC"),
         Column("amount", decimal(2), "what was charged", "dollars"),
         Column("status", choice("succeeded", "failed"), "how it ended"),
     ),
@@ -244,12 +243,12 @@ SUPPORT = Table(
     (
         Column("ticket_id", TEXT, "the ticket"),
         USER_ID,
-        Column("opened_at", INSTANT, "when it was opened", "UTC unless it has an offset"),
+        Column("opened_at", INSTANT, "when it was opened", "UTC"),
         Column(
             "resolved_at",
             INSTANT,
             "when it was resolved; empty while it is open",
-            "UTC unless it has an offset",
+            "UTC",
             nullable=True,
             not_before="opened_at",
         ),
@@ -293,8 +292,6 @@ def markdown(tables: tuple[Table, ...] = TABLES) -> str:
             if column.optional:
                 empty = "yes, or absent"
             kind = column.type.expected if column.type.name == "choice" else column.type.name
-            parts.append(
-                f"| {column.name} | {kind} | {column.unit} | {empty} | {column.meaning} |"
-            )
+            parts.append(f"| {column.name} | {kind} | {column.unit} | {empty} | {column.meaning} |")
         parts.append("")
     return "\n".join(parts)

@@ -5,6 +5,8 @@ Production sets the environment variables; dbt's `profiles.yml` reads the same n
 
 from __future__ import annotations
 
+from typing import Any
+
 import psycopg
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -24,16 +26,14 @@ class Database(BaseSettings):
     serving_user: str = "streamflow_serving"
     serving_password: SecretStr = SecretStr("streamflow_serving")
 
-    def conninfo(self, *, serving: bool = False, **more: object) -> str:
+    def conninfo(self, *, serving: bool = False, **more: Any) -> str:
         """libpq connection string, as the owner or as the read-only serving role.
 
         `more` are further libpq keywords, for example `application_name` or `connect_timeout`.
         Every session runs in UTC.
         """
         user, password = (
-            (self.serving_user, self.serving_password)
-            if serving
-            else (self.user, self.password)
+            (self.serving_user, self.serving_password) if serving else (self.user, self.password)
         )
         options = f"-c TimeZone=UTC {more.pop('options', '')}".strip()
         return psycopg.conninfo.make_conninfo(
@@ -47,6 +47,6 @@ class Database(BaseSettings):
             **more,
         )
 
-    def connect(self, **more: object) -> psycopg.Connection:
+    def connect(self, **more: Any) -> psycopg.Connection:
         """One connection as the owner; a transaction opens with the first statement."""
         return psycopg.connect(self.conninfo(**more))

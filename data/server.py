@@ -16,6 +16,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -95,9 +96,11 @@ class EmbeddedServer:
             package = copy / package.name
         return package / "pginstall" / "bin"
 
-    def _run(self, program: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
+    def _run(
+        self, program: str, *arguments: str, check: bool = True
+    ) -> subprocess.CompletedProcess:
         command = [str(self._binaries() / program), *arguments]
-        as_account = (
+        as_account: dict[str, Any] = (
             {}
             if self.account is None
             else {"user": self.account.pw_uid, "group": self.account.pw_gid, "extra_groups": []}
@@ -117,7 +120,9 @@ class EmbeddedServer:
             output.seek(0)
             done.stdout = output.read()
         if check and done.returncode:
-            raise ServerError(f"{program} failed ({done.returncode}):\n{done.stdout}{self._log_tail()}")
+            raise ServerError(
+                f"{program} failed ({done.returncode}):\n{done.stdout}{self._log_tail()}"
+            )
         return done
 
     def _log_tail(self) -> str:
@@ -129,7 +134,9 @@ class EmbeddedServer:
     def ready(self) -> bool:
         """Whether this very cluster (its own socket folder) accepts connections."""
         port = str(self.settings.port)
-        return self._run("pg_isready", "-h", str(self.socket), "-p", port, check=False).returncode == 0
+        return (
+            self._run("pg_isready", "-h", str(self.socket), "-p", port, check=False).returncode == 0
+        )
 
     def start(self) -> None:
         """Start the server, making the cluster on the first call; returns when it is ready.
@@ -150,7 +157,16 @@ class EmbeddedServer:
         )
         self._own(conf)
         started = self._run(
-            "pg_ctl", "start", "-w", "-t", "60", "-D", str(self.cluster), "-l", str(self.log), check=False
+            "pg_ctl",
+            "start",
+            "-w",
+            "-t",
+            "60",
+            "-D",
+            str(self.cluster),
+            "-l",
+            str(self.log),
+            check=False,
         )
         if started.returncode or not self.ready():
             hint = ""
@@ -187,7 +203,9 @@ class EmbeddedServer:
         """Stop the server; whether one was running. `mode` is pg_ctl's: smart, fast, immediate."""
         if not (self.cluster / "postmaster.pid").exists():
             return False
-        stopped = self._run("pg_ctl", "stop", "-w", "-m", mode, "-D", str(self.cluster), check=False)
+        stopped = self._run(
+            "pg_ctl", "stop", "-w", "-m", mode, "-D", str(self.cluster), check=False
+        )
         deadline = time.monotonic() + 10
         while self.ready() and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -43,55 +43,69 @@ def set_up(settings: Database, tables: tuple[Table, ...] = TABLES) -> None:
                 serving_password=sql.Literal(settings.serving_password.get_secret_value()),
             )
         )
+        # What exists is not touched, so that this waits for no load that is running.
+        existing = {
+            name
+            for (name,) in connection.execute(
+                "select relname from pg_class where relnamespace = 'raw'::regnamespace"
+                " union all select table_name || '.' || column_name"
+                " from information_schema.columns where table_schema = 'raw'"
+            )
+        }
         for table in tables:
-            for statement in _raw_table(table):
-                connection.execute(statement)
+            for name, statement in _raw_table(table).items():
+                if name not in existing:
+                    connection.execute(statement)
 
 
-def _raw_table(table: Table) -> list[sql.Composable]:
-    """DDL of one raw table, its later columns, indexes and comments."""
+def _raw_table(table: Table) -> dict[str, sql.Composed]:
+    """What makes a raw table: the table, its add-on columns and its indexes, by name."""
     name = sql.Identifier("raw", table.name)
-    columns = [
-        sql.SQL("{} {} {}").format(
+    columns = {
+        column.name: sql.SQL("{} {} {}").format(
             sql.Identifier(column.name),
             sql.SQL(column.type.sql),
             sql.SQL("" if column.nullable or column.optional else "not null"),
         )
         for column in table.columns
-    ]
-    columns += [
-        sql.SQL("{} {}").format(sql.Identifier(column), sql.SQL(definition))
-        for column, (definition, _) in BOOKKEEPING.items()
-    ]
-    key = sql.Identifier(table.key)
-    statements: list[sql.Composable] = [
-        sql.SQL(
-            "create table if not exists {} ({}, primary key ({}, as_of, load_id))"
-        ).format(name, sql.SQL(", ").join(columns), key)
-    ]
-    for column, definition in zip(table.columns, columns, strict=False):
-        if column.optional:
-            statements.append(
-                sql.SQL("alter table {} add column if not exists {}").format(name, definition)
-            )
-    time = sql.Identifier(table.event_time or "as_of")
-    indexes = {
-        "user": sql.SQL("(user_id, {})").format(time),
-        "load": sql.SQL("(load_id)"),  # what arrived since a load
-        "superseded": sql.SQL("(superseded_by) where superseded_by is not null"),
-        "as_of": sql.SQL("using brin (as_of)"),  # the rows of one drop
     }
-    for suffix, definition in indexes.items():
-        on = sql.SQL(" on {} " if suffix == "as_of" else " on {} using btree ").format(name)
-        index = sql.Identifier(f"{table.name}_{suffix}")
-        statements.append(sql.SQL("create index if not exists ") + index + on + definition)
+    columns |= {
+        column: sql.SQL("{} {}").format(sql.Identifier(column), sql.SQL(definition))
+        for column, (definition, _) in BOOKKEEPING.items()
+    }
     comments = {column.name: column.meaning for column in table.columns}
     comments |= {column: meaning for column, (_, meaning) in BOOKKEEPING.items()}
-    statements.append(sql.SQL("comment on table {} is {}").format(name, table.meaning))
-    statements += [
+    create = [
+        sql.SQL("create table {} ({}, primary key ({}, as_of, load_id))").format(
+            name, sql.SQL(", ").join(columns.values()), sql.Identifier(table.key)
+        ),
+        sql.SQL("comment on table {} is {}").format(name, table.meaning),
+    ] + [
         sql.SQL("comment on column {} is {}").format(
             sql.Identifier("raw", table.name, column), meaning
         )
         for column, meaning in comments.items()
     ]
-    return statements
+    add_ons = {
+        f"{table.name}.{column.name}": sql.SQL(
+            "alter table {} add column if not exists {}"  # a new table has it already
+        ).format(name, columns[column.name])
+        for column in table.columns
+        if column.optional
+    }
+    indexes = {
+        "user": sql.SQL("btree (user_id, {})").format(sql.Identifier(table.event_time or "as_of")),
+        "load": sql.SQL("btree (load_id)"),  # what arrived since a load
+        "superseded": sql.SQL("btree (superseded_by) where superseded_by is not null"),
+        "as_of": sql.SQL("brin (as_of)"),  # the rows of one drop
+    }
+    return (
+        {table.name: sql.SQL("; ").join(create)}
+        | add_ons
+        | {
+            f"{table.name}_{suffix}": sql.SQL("create index {} on {} using {}").format(
+                sql.Identifier(f"{table.name}_{suffix}"), name, index
+            )
+            for suffix, index in indexes.items()
+        }
+    )

@@ -1,0 +1,117 @@
+"""Pooled connections that come back by themselves, one pool a process and address."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg import sql
+from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
+
+from data.database import Database
+
+Result = TypeVar("Result")
+
+# Seconds to wait for a connection. A pool gives up a failed attempt after RECONNECT seconds and
+# starts afresh with the next request: with psycopg_pool's default (5 minutes, doubling pauses) a
+# server that was away for a minute would stay unreachable for up to another.
+WAIT = 5.0
+RECONNECT = 1.0
+IDLE = 60.0  # seconds after which an idle connection is closed
+
+_pools: dict[tuple[int, str], ConnectionPool] = {}
+_lock = threading.Lock()
+
+
+class DatabaseUnreachable(psycopg.OperationalError):
+    """No connection could be had in time; says which address and how to start the server."""
+
+
+def unreachable(settings: Database) -> DatabaseUnreachable:
+    """The error to raise when no connection could be had."""
+    return DatabaseUnreachable(
+        f"The database at {settings.host}:{settings.port} does not answer. Start it with "
+        "`make up`, or set STREAMFLOW_PG_HOST and STREAMFLOW_PG_PORT to where it is."
+    )
+
+
+def pool(settings: Database, *, serving: bool = False, max_size: int = 8) -> ConnectionPool:
+    """The process's pool for this address and role; made on first use, after a fork anew."""
+    conninfo = settings.conninfo(serving=serving, application_name="streamflow feast")
+    key = (os.getpid(), conninfo)
+    with _lock:
+        if key not in _pools:
+            _pools[key] = ConnectionPool(
+                conninfo,
+                kwargs={"autocommit": True},
+                min_size=0,
+                max_size=max_size,
+                open=True,
+                timeout=WAIT,
+                reconnect_timeout=RECONNECT,
+                max_idle=IDLE,
+            )
+        return _pools[key]
+
+
+def read(
+    settings: Database, work: Callable[[psycopg.Connection], Result], *, serving: bool = False
+) -> Result:
+    """Run `work`, which only reads, on a pooled connection; once more if the connection was lost.
+
+    Raises:
+        DatabaseUnreachable: the server does not answer within WAIT seconds.
+    """
+    connections = pool(settings, serving=serving)
+    try:
+        try:
+            with connections.connection() as connection:
+                return work(connection)
+        except psycopg.OperationalError as lost:
+            if isinstance(lost, PoolTimeout):
+                raise
+            connections.check()  # after a server restart every idle connection is dead
+            with connections.connection() as connection:
+                return work(connection)
+    except PoolTimeout:
+        raise unreachable(settings) from None
+
+
+def scalar(
+    connection: psycopg.Connection, query: str | sql.Composed, parameters: Any = None
+) -> Any:
+    """The one value of a query that always gives one row."""
+    row = connection.execute(query, parameters).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def async_pool(
+    settings: Database, *, serving: bool = False, max_size: int = 8
+) -> AsyncConnectionPool:
+    """A pool, not yet open, for the running event loop; its owner closes it."""
+    conninfo = settings.conninfo(serving=serving, application_name="streamflow feast")
+    return AsyncConnectionPool(
+        conninfo,
+        kwargs={"autocommit": True},
+        min_size=0,
+        max_size=max_size,
+        open=False,
+        timeout=WAIT,
+        reconnect_timeout=RECONNECT,
+        max_idle=IDLE,
+    )
+
+
+@atexit.register
+def close_pools() -> None:
+    """Close this process's pools; they open again when needed."""
+    with _lock:
+        for pid, conninfo in list(_pools):
+            closing = _pools.pop((pid, conninfo))
+            if pid == os.getpid():
+                closing.close()

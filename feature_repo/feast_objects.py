@@ -1,0 +1,126 @@
+"""Feast's objects, made from what dbt's manifest says.
+
+Nothing is listed here: a feature view is a dbt model with `meta.feast`, a feature service an
+exposure with `meta.feast.feature_service`.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, Project, ValueType
+from feast.data_source import DataSource
+from feast.feature_view import DUMMY_ENTITY
+from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import (
+    PostgreSQLSource,
+)
+from feast.repo_contents import RepoContents
+from feast.repo_operations import apply_total_with_repo_instance
+from feast.types import String
+
+from feature_repo.manifest import (
+    ENTITY,
+    JOIN_KEY,
+    FeatureTable,
+    Manifest,
+    ManifestError,
+    Service,
+    read_manifest,
+)
+from feature_repo.views import FEAST_TYPES
+
+
+def feast_objects(
+    manifest: Manifest,
+) -> dict[str, Entity | DataSource | FeatureView | FeatureService]:
+    """Every Feast object of the project, by its module attribute in definitions.py.
+
+    Raises:
+        ManifestError: dbt ran on an engine that this project has no Feast source for.
+    """
+    user = Entity(
+        name=ENTITY,
+        join_keys=[JOIN_KEY],
+        value_type=ValueType.STRING,
+        description="A subscriber of StreamFlow, by the user_id of its users file.",
+    )
+    views = {table.name: _view(table, user, manifest.adapter) for table in manifest.tables}
+    services = {service.name: _service(service, views) for service in manifest.services}
+    return {ENTITY: user, **views, **services}
+
+
+def _view(table: FeatureTable, user: Entity, adapter: str) -> FeatureView:
+    key = Field(name=JOIN_KEY, dtype=String, description=user.description)
+    features = [
+        Field(
+            name=column.name,
+            dtype=FEAST_TYPES[column.type],
+            description=column.description,
+            tags={"unit": column.unit} if column.unit else {},
+        )
+        for column in table.columns
+    ]
+    return FeatureView(
+        name=table.name,
+        entities=[user],
+        schema=[key, *features],  # with the key, or Feast would ask the database for its type
+        source=_source(table, adapter),
+        ttl=timedelta(days=table.ttl_days),
+        description=table.description,
+        tags=dict(table.tags),
+        owner=table.owner,
+    )
+
+
+def _source(table: FeatureTable, adapter: str) -> DataSource:
+    if adapter != "postgres":
+        raise ManifestError(
+            f"dbt's manifest was made for the adapter {adapter!r}, for which there is no Feast "
+            "source here yet. Build with the postgres target: cd dbt_project && dbt build"
+        )
+    return PostgreSQLSource(
+        name=table.name,
+        table=f"published.{table.name}",
+        timestamp_field="as_of",
+        created_timestamp_column="known_at",
+        description=table.description,
+        owner=table.owner,
+    )
+
+
+def _service(service: Service, views: dict[str, FeatureView]) -> FeatureService:
+    return FeatureService(
+        name=service.name,
+        features=[
+            views[name] if columns is None else views[name][list(columns)]
+            for name, columns in service.features.items()
+        ],
+        description=service.description,
+        tags=dict(service.tags),
+        owner=service.owner,
+    )
+
+
+def apply_definitions(store: FeatureStore, manifest: Manifest | None = None) -> None:
+    """What `feast apply` does, in this process: register what the manifest (default: the newest)
+    says, delete what it no longer says, and alter the online tables.
+
+    `feast apply` itself imports definitions.py, which a process can do only once.
+    """
+    objects = list(feast_objects(manifest or read_manifest()).values())
+    views = [thing for thing in objects if isinstance(thing, FeatureView)]
+    project = Project(name=store.project, description=store.config.project_description or "")
+    contents = RepoContents(
+        projects=[project],
+        data_sources=[view.batch_source for view in views],
+        entities=[*(thing for thing in objects if isinstance(thing, Entity)), DUMMY_ENTITY],
+        feature_views=views,
+        feature_services=[thing for thing in objects if isinstance(thing, FeatureService)],
+        on_demand_feature_views=[],
+        stream_feature_views=[],
+        label_views=[],
+        permissions=[],
+    )
+    apply_total_with_repo_instance(
+        store, store.project, store.registry, contents, skip_source_validation=False
+    )

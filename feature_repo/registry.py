@@ -1,0 +1,124 @@
+"""Feast's registry as one row in `online.registry`: readable by the serving role, no file to share.
+
+Two writers cannot lose each other's changes: a write says which version it was made from (the
+`version_id` inside the blob itself, so it cannot get out of step with it) and fails if that is not
+the newest one.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from pathlib import Path
+
+import psycopg
+from feast.infra.registry.registry_store import RegistryStore
+from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
+from feast.repo_config import RegistryConfig
+
+from data.database import Database
+from feature_repo.connections import read, unreachable
+
+REMEDY = "Apply the definitions first: cd feature_repo && feast apply"
+
+CREATE = """
+create table if not exists online.registry (
+    name text primary key,      -- `registry.path` of feature_store.yaml
+    version bigint not null,    -- counts writes; the same number is inside the blob
+    blob bytea not null,        -- feast.core.Registry, serialized
+    updated_at timestamptz not null default clock_timestamp()
+)
+"""
+
+
+class RegistryError(RuntimeError):
+    """The registry could not be read or written; says what to do."""
+
+
+class RegistryConflictError(RegistryError):
+    """Another process changed the registry since it was read; nothing was written."""
+
+
+class PostgresRegistryStore(RegistryStore):
+    """Keeps the registry under the name `registry.path`.
+
+    With `registry.serving: true` it connects as the serving role and can only be read.
+    """
+
+    def __init__(self, registry_config: RegistryConfig, repo_path: Path | None = None) -> None:
+        self.settings = Database()
+        self.name = registry_config.path
+        self.serving = bool(getattr(registry_config, "serving", False))
+
+    def get_registry_proto(self) -> RegistryProto:
+        """The stored registry.
+
+        Raises:
+            FileNotFoundError: there is none yet (Feast then writes an empty one).
+            RegistryError: there is none yet and this role may not write one.
+        """
+
+        def select(connection: psycopg.Connection) -> tuple[bytes] | None:
+            query = "select blob from online.registry where name = %s"
+            return connection.execute(query, [self.name], binary=True).fetchone()
+
+        try:
+            row = read(self.settings, select, serving=self.serving)
+        except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+            row = None
+        if row is not None:
+            return RegistryProto.FromString(row[0])
+        if self.serving:
+            raise RegistryError(f"Feast's registry {self.name!r} is empty. {REMEDY}")
+        raise FileNotFoundError(self.name)
+
+    def update_registry_proto(self, registry_proto: RegistryProto) -> None:
+        """Replace the stored registry by `registry_proto`, which becomes the next version.
+
+        Raises:
+            RegistryConflictError: it is not made from the newest version.
+        """
+        base = int(registry_proto.version_id or 0)
+        new = RegistryProto()
+        new.CopyFrom(registry_proto)
+        new.version_id = str(base + 1)
+        new.last_updated.FromDatetime(datetime.now(timezone.utc))
+        with self._connect() as connection:
+            if connection.execute("select to_regclass('online.registry')").fetchone() == (None,):
+                # Two at once: `if not exists` alone can fail on the catalog's unique index.
+                connection.execute("select pg_advisory_xact_lock(hashtext('online.registry'))")
+                connection.execute(CREATE)
+            written = connection.execute(
+                """
+                insert into online.registry as stored (name, version, blob)
+                select %(name)s, %(base)s + 1, %(blob)s
+                where %(base)s = 0 or exists (
+                    select from online.registry where name = %(name)s and version = %(base)s
+                )
+                on conflict (name) do update
+                set version = excluded.version, blob = excluded.blob, updated_at = clock_timestamp()
+                where stored.version = %(base)s
+                """,
+                {"name": self.name, "base": base, "blob": new.SerializeToString()},
+            )
+            if written.rowcount != 1:
+                raise RegistryConflictError(
+                    f"Feast's registry {self.name!r} was changed by another process (this one "
+                    f"read version {base}); nothing was written. Run the same command again."
+                )
+        registry_proto.version_id = new.version_id
+        registry_proto.last_updated.CopyFrom(new.last_updated)
+
+    def teardown(self) -> None:
+        """Remove the registry's row."""
+        with self._connect() as connection:
+            if connection.execute("select to_regclass('online.registry')").fetchone() != (None,):
+                connection.execute("delete from online.registry where name = %s", [self.name])
+
+    def _connect(self) -> psycopg.Connection:
+        # Not from the pool: a lost connection must not make a write run twice.
+        if self.serving:
+            raise RegistryError(f"The serving role reads Feast's registry only. {REMEDY}")
+        try:
+            return self.settings.connect(application_name="feast registry")
+        except psycopg.OperationalError as lost:
+            raise unreachable(self.settings) from lost

@@ -72,7 +72,7 @@ def from_query(connection: psycopg.Connection, query: str) -> pa.Table:
     try:
         described = connection.execute(wrapped + sql.SQL(" limit 0"), binary=True)
         columns = described.description or []
-        names = dict(
+        names: dict[int, str] = dict(
             connection.execute(
                 "select oid, typname from pg_type where oid = any(%s)",
                 [[column.type_code for column in columns]],

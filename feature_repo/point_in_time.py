@@ -167,7 +167,7 @@ def _look_ups(views: Sequence[View], keys: Sequence[str], bounds: Bounds) -> sql
 def _look_up(view: View, keys: Sequence[str], bounds: Bounds) -> sql.Composed:
     timestamp = sql.Identifier(view.timestamp)
     instant = sql.SQL("e.{}").format(sql.Identifier(INSTANT))
-    conditions = [
+    conditions: list[sql.Composable] = [
         sql.SQL("{} = e.{}").format(sql.Identifier(column), _key(keys.index(key)))
         for column, key in view.keys.items()
     ]

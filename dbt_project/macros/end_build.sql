@@ -70,6 +70,9 @@ commit;
     {% if flags.WHICH == 'run' %}
         {{ return('dbt run does not test. To test and publish: dbt build.') }}
     {% endif %}
+    {% if current_build().load_to == 0 %}
+        {{ return('no drop is loaded. Load one, then build: python -m data load <folder>; dbt build.') }}
+    {% endif %}
     {% set ran = results | map(attribute='node.unique_id') | list %}
     {% set left_out = [] %}
     {% for id, node in graph.nodes.items() if node.resource_type in ('model', 'test') and id not in ran %}

@@ -19,9 +19,16 @@ versions as (
 {%- for name in model.columns if name not in ('user_id', 'as_of', 'known_at', 'is_retracted') -%}
     {%- do features.append(name) -%}
 {%- endfor %}
+{%- set stored_columns = adapter.get_columns_in_relation(this) | map(attribute='name') | list %}
 -- The tables hold published versions only here: start_build removed the others.
 newest as (
-    select distinct on (stored.user_id, stored.as_of) stored.*
+    select distinct on (stored.user_id, stored.as_of)
+        stored.user_id,
+        stored.as_of,
+        {%- for name in features %}
+        {% if name in stored_columns %}stored.{{ name }}{% else %}cast(null as {{ model.columns[name].data_type }}) as {{ name }}{% endif %},
+        {%- endfor %}
+        stored.is_retracted
     from {{ this }} as stored
     {%- if not build.recompute %}
     inner join {{ pairs }} as considered

@@ -1,3 +1,4 @@
+{{ config(indexes=[{'columns': ['user_id', 'as_of'], 'unique': true}]) }}
 {% set build = current_build() %}
 {% set all_changes = ref('stg_changes') %} {#- named here because dbt reads one branch only -#}
 {% set all_users = ref('stg_users') %}
@@ -8,16 +9,27 @@ as_ofs as (
     select * from {{ ref('spine_as_of') }}
 ),
 
-{% if build.recompute %}
-affected as (
-    select
-        user_id,
-        as_of
-        {%- for table in tables %},
-        true as {{ table }}_features
-        {%- endfor %}
-    from {{ ref('spine_user') }}
+spine as (
+    select * from {{ ref('spine_user') }}
 ),
+
+{% if build.recompute %}
+changed_pairs as (
+    select
+        spine.user_id,
+        spine.as_of,
+        {%- for table in tables %}
+        true as {{ table }}_features,
+        {%- endfor %}
+        true as in_spine,
+        spine.signup_date,
+        as_ofs.state_as_of,
+        as_ofs.usage_since,
+        as_ofs.payments_since,
+        as_ofs.support_since
+    from spine
+    inner join as_ofs on spine.as_of = as_ofs.as_of
+)
 {% else %}
 changes as (
     select * from {{ all_changes }}
@@ -95,8 +107,6 @@ affected as (
     ) as parts
     group by user_id, as_of
 ),
-{% endif %}
-
 changed_pairs as (
     select
         affected.*,
@@ -108,8 +118,8 @@ changed_pairs as (
         as_ofs.support_since
     from affected
     inner join as_ofs on affected.as_of = as_ofs.as_of
-    left join {{ ref('spine_user') }} as spine
-        on affected.user_id = spine.user_id and affected.as_of = spine.as_of
+    left join spine on affected.user_id = spine.user_id and affected.as_of = spine.as_of
 )
+{% endif %}
 
 select * from changed_pairs

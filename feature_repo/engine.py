@@ -31,7 +31,8 @@ from feature_repo.connections import scalar, unreachable
 from feature_repo.online_store import StreamflowOnlineStore
 from feature_repo.publish import Outcome, Plan
 from feature_repo.registry import RegistryConflictError
-from feature_repo.views import View, view_of
+from feature_repo.tables import View
+from feature_repo.views import view_of
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 KEPT_INTERVALS = 20
@@ -110,7 +111,7 @@ class StreamflowEngine(ComputeEngine):
         if views and not isinstance(self.online_store, StreamflowOnlineStore):
             with Database().connect() as connection:
                 for view in views:
-                    online_tables.forget(connection, view.name, self._store_name(), emptied=True)
+                    online_tables.forget(connection, view.name, self.store_name(), emptied=True)
 
     def materialize(
         self,
@@ -159,21 +160,25 @@ class StreamflowEngine(ComputeEngine):
                 "Nothing is published yet, so there is nothing to bring online. Build and test "
                 f"first: cd dbt_project && dbt build; then: {AGAIN}"
             )
-        print(f"Publication of {publication:%Y-%m-%d %H:%M:%S} UTC:", flush=True)
+        print(
+            f"By publication, up to that of {publication:%Y-%m-%d %H:%M:%S} UTC "
+            "(the starts that materialize-incremental names above limit nothing):",
+            flush=True,
+        )
         results = {}
         for task in tasks:
             view = view_of(task.feature_view)
             start, end = _range(task)
             writer = self._writer(task.feature_view, view)
             _require_columns(connection, view, online=writer is None)
-            plan = publish.make_plan(connection, view, self._store_name(), publication, start, end)
+            plan = publish.make_plan(connection, view, self.store_name(), publication, start, end)
             outcome = (writer or publish.run)(connection, plan)
             publish.record(connection, plan, outcome)
             results[view.name] = outcome
             print(_line(plan, outcome), flush=True)
         return results
 
-    def _store_name(self) -> str:
+    def store_name(self) -> str:
         """This online store in the ledger; no credentials in it."""
         if isinstance(self.online_store, StreamflowOnlineStore):
             return online_tables.STORE

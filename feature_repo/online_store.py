@@ -1,7 +1,6 @@
 """Feast's online store on typed tables: one row a user and view in schema `online`.
 
-What differs from Feast's own Postgres store, and why: `docs/stock-feast.md`. The statuses
-NULL_VALUE and OUTSIDE_MAX_AGE come from here; Feast's shared code knows only PRESENT and NOT_FOUND.
+What differs from Feast's own Postgres store, and why: `docs/stock-feast.md`.
 """
 
 from __future__ import annotations
@@ -9,26 +8,27 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
-from typing import Any, Literal, NamedTuple
+from datetime import datetime
+from typing import Any, Literal
 
 import psycopg
 from feast import Entity, FeatureView
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.infra.supported_async_methods import SupportedAsyncMethods
-from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnlineFeaturesResponse
+from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesResponse
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
-from feast.utils import _get_entity_key_protos, _get_unique_entities, make_tzaware
-from google.protobuf.timestamp_pb2 import Timestamp  # type: ignore[import-untyped]
+from feast.utils import make_tzaware
 from psycopg import sql
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from data.database import Database
 from feature_repo import connections, online_tables
-from feature_repo.online_read import Vector, select_vectors, split_row, status
-from feature_repo.views import View, from_value, identifiers, to_value, view_of
+from feature_repo.online_answer import Asked, asked_for, fill, together, user_id_of
+from feature_repo.online_read import Vector, select_vectors, split_row
+from feature_repo.tables import View, identifiers
+from feature_repo.views import from_value, to_value, view_of
 
 Row = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 FeatureRow = tuple[datetime | None, dict[str, Value] | None]
@@ -46,17 +46,6 @@ class StreamflowOnlineStoreConfig(FeastConfigBaseModel):
     )
     serving: bool = False
     """Connect as the serving role, which can only read."""
-
-
-class _Asked(NamedTuple):
-    """One feature view's part of a request; `rows` are the places of each user in the answer."""
-
-    table: FeatureView
-    view: View
-    features: list[str]
-    user_ids: list[str | None]
-    rows: Sequence[list[int]]
-    length: int
 
 
 class StreamflowOnlineStore(OnlineStore):
@@ -81,7 +70,7 @@ class StreamflowOnlineStore(OnlineStore):
         """(as_of, values) a key in the order asked; (None, None) for a user without a row."""
         view, features = view_of(table), requested_features or view_of(table).names
         asked = {view.name: list(features)}
-        rows = self._fetch(config, asked, [_user_id(key) for key in entity_keys])
+        rows = self._fetch(config, asked, [user_id_of(key) for key in entity_keys])
         return [_feature_row(view, features, split_row(row, asked)[0]) for row in rows]
 
     async def online_read_async(
@@ -94,7 +83,7 @@ class StreamflowOnlineStore(OnlineStore):
         """As online_read."""
         view, features = view_of(table), requested_features or view_of(table).names
         asked = {view.name: list(features)}
-        rows = await self._fetch_async(config, asked, [_user_id(key) for key in entity_keys])
+        rows = await self._fetch_async(config, asked, [user_id_of(key) for key in entity_keys])
         return [_feature_row(view, features, split_row(row, asked)[0]) for row in rows]
 
     def _read_features_per_fv(
@@ -108,9 +97,10 @@ class StreamflowOnlineStore(OnlineStore):
         include_feature_view_version_metadata: bool,
     ) -> None:
         """Feast's hook for stores that read several views together."""
-        asked = _asked(grouped_refs, join_key_values, entity_name_to_join_key_map)
-        rows = self._fetch(config, *_together(asked)) if asked else []
-        _fill(
+        asked = asked_for(grouped_refs, join_key_values, entity_name_to_join_key_map)
+        _require_same_users(asked)
+        rows = self._fetch(config, *together(asked)) if asked else []
+        fill(
             online_features_response, asked, rows, full_feature_names,
             include_feature_view_version_metadata,
         )  # fmt: skip
@@ -125,9 +115,10 @@ class StreamflowOnlineStore(OnlineStore):
         full_feature_names: bool,
         include_feature_view_version_metadata: bool,
     ) -> None:
-        asked = _asked(grouped_refs, join_key_values, entity_name_to_join_key_map)
-        rows = await self._fetch_async(config, *_together(asked)) if asked else []
-        _fill(
+        asked = asked_for(grouped_refs, join_key_values, entity_name_to_join_key_map)
+        _require_same_users(asked)
+        rows = await self._fetch_async(config, *together(asked)) if asked else []
+        fill(
             online_features_response, asked, rows, full_feature_names,
             include_feature_view_version_metadata,
         )  # fmt: skip
@@ -270,16 +261,19 @@ def _serving(config: RepoConfig) -> bool:
     return bool(getattr(config.online_store, "serving", False))
 
 
+def _require_same_users(asked: Sequence[Asked]) -> None:
+    if any(part.user_ids != asked[0].user_ids for part in asked):
+        raise OnlineStoreError(
+            "The views of this request are joined to different users (with_join_key_map), which "
+            "is not supported. Ask for them one after the other."
+        )
+
+
 def _missing(error: psycopg.Error) -> OnlineStoreError:
     return OnlineStoreError(
         f"{str(error).splitlines()[0]}: the online tables and Feast's registry do not match. "
         "Bring them together with: cd feature_repo && feast apply"
     )
-
-
-def _user_id(key: EntityKey) -> str | None:
-    value = from_value(key.entity_values[0])
-    return None if value is None else str(value)
 
 
 def _feature_row(view: View, features: Sequence[str], vector: Vector) -> FeatureRow:
@@ -290,71 +284,6 @@ def _feature_row(view: View, features: Sequence[str], vector: Vector) -> Feature
         name: to_value(kinds[name], value)
         for name, value in zip(features, vector.values, strict=True)
     }
-
-
-def _asked(grouped_refs: list, join_key_values: dict, join_keys: dict) -> list[_Asked]:
-    asked = []
-    for table, features in grouped_refs:
-        entities, rows, length = _get_unique_entities(table, join_key_values, join_keys)
-        user_ids = [_user_id(key) for key in _get_entity_key_protos(entities)]
-        asked.append(_Asked(table, view_of(table), list(features), user_ids, rows, length))
-    return asked
-
-
-def _together(asked: list[_Asked]) -> tuple[dict[str, list[str]], list[str | None]]:
-    """The arguments of one statement. All views have the one entity, so the same users; a view
-    asked for under two aliases is read once, with the features of both."""
-    views: dict[str, list[str]] = {}
-    for part in asked:
-        features = views.setdefault(part.view.name, [])
-        features += [name for name in part.features if name not in features]
-    return views, asked[0].user_ids
-
-
-def _fill(
-    response: GetOnlineFeaturesResponse,
-    asked: list[_Asked],
-    rows: list[tuple[Any, ...]],
-    full_feature_names: bool,
-    with_versions: bool,
-) -> None:
-    """Put values, statuses and event timestamps into Feast's response, a column a feature."""
-    views = _together(asked)[0] if asked else {}
-    vectors = [dict(zip(views, split_row(row, views), strict=True)) for row in rows]
-    now = datetime.now(timezone.utc)
-    for part in asked:
-        projection, kinds = part.table.projection, dict(part.view.columns)
-        prefix = f"{projection.name_to_use()}__" if full_feature_names else ""
-        response.metadata.feature_names.val.extend(prefix + name for name in part.features)
-        if with_versions:
-            name = projection.name_alias or projection.name
-            if name not in [known.name for known in response.metadata.feature_view_metadata]:
-                version = getattr(part.table, "current_version_number", 0) or 0
-                response.metadata.feature_view_metadata.add(name=name, version=version)
-        stamps = [_timestamp(vector[part.view.name].as_of) for vector in vectors]
-        for feature in part.features:
-            place = views[part.view.name].index(feature)
-            values = [Value()] * part.length
-            statuses = [FieldStatus.NOT_FOUND] * part.length
-            times = [Timestamp()] * part.length
-            for vector, stamp, destinations in zip(vectors, stamps, part.rows, strict=True):
-                row = vector[part.view.name]
-                value = row.values[place]
-                found = status(value, row.as_of, part.view.ttl, now)
-                if found.name != "PRESENT":
-                    value = None
-                for destination in destinations:
-                    values[destination] = to_value(kinds[feature], value)
-                    statuses[destination] = FieldStatus.Value(found.name)
-                    times[destination] = stamp
-            response.results.add(values=values, statuses=statuses, event_timestamps=times)
-
-
-def _timestamp(as_of: datetime | None) -> Timestamp:
-    stamp = Timestamp()
-    if as_of is not None:
-        stamp.FromDatetime(as_of)
-    return stamp
 
 
 def _upsert(view: View) -> sql.Composed:
@@ -377,7 +306,7 @@ def _upsert(view: View) -> sql.Composed:
 
 def _parameters(view: View, row: Row) -> dict[str, Any]:
     key, values, event, created = row
-    user_id = _user_id(key)
+    user_id = user_id_of(key)
     if user_id is None:
         raise OnlineStoreError(f"A row for {view.name} has no user_id; nothing was written.")
     features = [from_value(values.get(name, Value())) for name in view.names]

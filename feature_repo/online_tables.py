@@ -14,7 +14,7 @@ import psycopg
 from psycopg import sql
 
 from feature_repo.connections import scalar
-from feature_repo.views import View
+from feature_repo.tables import View
 
 logger = logging.getLogger(__name__)
 

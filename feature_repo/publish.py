@@ -15,16 +15,19 @@ caller's transaction, under the lock of `online_tables`.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from itertools import islice
+from typing import Any, Literal, TypeVar
 
 import psycopg
 from psycopg import sql
 
 from feature_repo.connections import scalar
-from feature_repo.views import View, identifiers
+from feature_repo.tables import View, identifiers
+
+Item = TypeVar("Item")
 
 BATCH = 5_000  # rows a server-side cursor hands over at a time
 
@@ -93,7 +96,7 @@ def newest_as_of(
         alive = scalar(
             connection,
             sql.SQL("select exists (select from {} as newest where not is_retracted)").format(
-                _newest(view)
+                newest_versions(view)
             ),
             {"as_of": as_of, "publication": publication, "since": None},
         )
@@ -147,7 +150,7 @@ def run(connection: psycopg.Connection, plan: Plan) -> Outcome:
                 "delete from {online} as online using {newest} as newest"
                 " where newest.is_retracted and online.user_id = newest.user_id"
                 " and online.as_of <= %(as_of)s"
-            ).format(online=plan.view.table, newest=_newest(plan.view)),
+            ).format(online=plan.view.table, newest=newest_versions(plan.view)),
             plan.parameters,
         ).rowcount
         outcome.changed = connection.execute(_upsert(plan.view), plan.parameters).rowcount
@@ -169,7 +172,7 @@ def _run_slice(connection: psycopg.Connection, plan: Plan, outcome: Outcome) -> 
                 " where as_of between %(as_of)s and %(was)s and not exists ("
                 "select from {newest} as newest where newest.user_id = online.user_id"
                 " and online.as_of = %(as_of)s and not newest.is_retracted)"
-            ).format(online=view.table, newest=_newest(view)),
+            ).format(online=view.table, newest=newest_versions(view)),
             parameters,
         ).rowcount
     outcome.considered = count(connection, plan)
@@ -189,7 +192,7 @@ def _locked_empty(connection: psycopg.Connection, view: View) -> bool:
     return scalar(connection, query)
 
 
-def _newest(view: View) -> sql.Composed:
+def newest_versions(view: View) -> sql.Composed:
     """A user's newest published version of the slice, retractions included."""
     return sql.SQL(
         "(select distinct on (user_id) * from {} where as_of = %(as_of)s"
@@ -206,7 +209,7 @@ def count(connection: psycopg.Connection, plan: Plan) -> int:
         sql.SQL(
             "select count(*) from {} as newest where %(since)s::timestamptz is not null"
             " or not is_retracted"
-        ).format(_newest(plan.view)),
+        ).format(newest_versions(plan.view)),
         plan.parameters,
     )
 
@@ -217,7 +220,7 @@ def _fill(view: View) -> sql.Composed:
         "insert into {online} (user_id, {columns}, as_of, known_at, published_at)"
         " select user_id, {columns}, as_of, known_at, now() from {newest} as newest"
         " where not is_retracted"
-    ).format(online=view.table, columns=identifiers(view.names), newest=_newest(view))
+    ).format(online=view.table, columns=identifiers(view.names), newest=newest_versions(view))
 
 
 def _upsert(view: View) -> sql.Composed:
@@ -246,7 +249,7 @@ def _upsert(view: View) -> sql.Composed:
         new=identifiers(view.names, "newest"),
         old=identifiers(view.names, "there"),
         excluded=identifiers(view.names, "excluded"),
-        newest=_newest(view),
+        newest=newest_versions(view),
     )
 
 
@@ -254,7 +257,7 @@ def rows_to_write(connection: psycopg.Connection, plan: Plan) -> Iterator[tuple[
     """For other stores: (user_id, as_of, known_at, *features) of what this run writes, streamed."""
     query = sql.SQL(
         "select user_id, as_of, known_at, {} from {} as newest where not is_retracted"
-    ).format(identifiers(plan.view.names), _newest(plan.view))
+    ).format(identifiers(plan.view.names), newest_versions(plan.view))
     return _stream(connection, query, plan)
 
 
@@ -265,15 +268,22 @@ def users_to_remove(connection: psycopg.Connection, plan: Plan) -> Iterator[tupl
     """
     if plan.form == "changes":
         query = sql.SQL("select user_id from {} as newest where is_retracted").format(
-            _newest(plan.view)
+            newest_versions(plan.view)
         )
     else:
         query = sql.SQL(
             "select distinct user_id from {} as ever where known_at <= %(publication)s"
             " and as_of <= greatest(%(as_of)s, %(was)s::timestamptz) and not exists ("
             "select from {} as newest where newest.user_id = ever.user_id and not is_retracted)"
-        ).format(plan.view.relation, _newest(plan.view))
+        ).format(plan.view.relation, newest_versions(plan.view))
     return _stream(connection, query, plan)
+
+
+def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """The items in lists of at most `size`."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
 
 
 def _stream(

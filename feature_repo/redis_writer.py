@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import psycopg
 from feast import FeatureView
@@ -18,11 +17,10 @@ from feast.repo_config import RepoConfig
 from feature_repo import publish
 from feature_repo.manifest import JOIN_KEY
 from feature_repo.publish import Outcome, Plan
-from feature_repo.views import View, to_value
+from feature_repo.tables import View
+from feature_repo.views import to_value
 
 BATCH = 2_000  # users read, compared and written at a time
-
-Item = TypeVar("Item")
 
 
 class RedisWriter:
@@ -44,9 +42,9 @@ class RedisWriter:
         """As publish.run. Redis has no transactions: a killed run is repeated by the next one."""
         began, outcome = time.perf_counter(), Outcome()
         if plan.form != "nothing":
-            for ids in _batches(publish.users_to_remove(connection, plan), BATCH):
+            for ids in publish.batches(publish.users_to_remove(connection, plan), BATCH):
                 outcome.removed += self._remove([user_id for (user_id,) in ids])
-            for rows in _batches(publish.rows_to_write(connection, plan), BATCH):
+            for rows in publish.batches(publish.rows_to_write(connection, plan), BATCH):
                 outcome.considered += len(rows)
                 outcome.changed += self._write(rows)
         outcome.unchanged = outcome.considered - outcome.changed
@@ -89,9 +87,3 @@ class RedisWriter:
 
 def _key(user_id: str) -> EntityKey:
     return EntityKey(join_keys=[JOIN_KEY], entity_values=[Value(string_val=user_id)])
-
-
-def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch

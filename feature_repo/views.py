@@ -1,18 +1,15 @@
-"""A feature view as the database sees it: tables, columns, Postgres types."""
+"""Between Feast's feature views and values and the database's."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 from feast import FeatureView
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Bool, Bytes, FeastType, Float32, Float64, Int32, Int64, String
-from psycopg import sql
 
 from feature_repo.manifest import JOIN_KEY
+from feature_repo.tables import View
 
 # Contract type -> Feast type and the field of Feast's protobuf value: exact both ways.
 FEAST_TYPES: dict[str, FeastType] = {
@@ -38,30 +35,6 @@ POSTGRES_TYPES = {feast_type: name for name, feast_type in FEAST_TYPES.items()}
 
 class UnsupportedViewError(ValueError):
     """A feature view that this online store and engine cannot take; says why."""
-
-
-@dataclass(frozen=True)
-class View:
-    """`source` is the published relation, `columns` the features as (name, Postgres type)."""
-
-    name: str
-    source: str
-    columns: tuple[tuple[str, str], ...]
-    ttl: timedelta | None  # None: values do not expire
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(name for name, _ in self.columns)
-
-    @property
-    def table(self) -> sql.Identifier:
-        """The online table."""
-        return sql.Identifier("online", self.name)
-
-    @property
-    def relation(self) -> sql.Identifier:
-        """The published relation, quoted part by part."""
-        return sql.Identifier(*self.source.split("."))
 
 
 def view_of(feature_view: FeatureView) -> View:
@@ -98,9 +71,3 @@ def from_value(value: Value) -> Any:
     """The Python value; None for null."""
     field = value.WhichOneof("val")
     return None if field is None or field == "null_val" else getattr(value, field)
-
-
-def identifiers(names: Iterable[str], table: str | None = None) -> sql.Composed:
-    """`a, b` or `table.a, table.b`, quoted."""
-    prefix = () if table is None else (table,)
-    return sql.SQL(", ").join(sql.Identifier(*prefix, name) for name in names)

@@ -1,24 +1,15 @@
-with
-
-delivered as (
-    select * from {{ source('raw', 'subscriptions') }}
-    where {{ in_effect() }}
-),
-
-typed as (
-    select
-        user_id,
-        as_of,
-        months_active,
-        plan_stream_tv,
-        plan_stream_movies,
-        contract_type,
-        paperless_billing,
-        cast(monthly_fee as {{ type_double() }}) as monthly_fee,
-        cast(total_paid as {{ type_double() }}) as total_paid,
-        net_service,
-        load_id
-    from delivered
-)
-
-select * from typed
+{#- No CTE in a view that others join: see docs/decisions/0012-no-cte-in-a-view.md. -#}
+select
+    user_id,
+    as_of,
+    months_active,
+    plan_stream_tv,
+    plan_stream_movies,
+    contract_type,
+    paperless_billing,
+    cast(monthly_fee as {{ type_double() }}) as monthly_fee,
+    cast(total_paid as {{ type_double() }}) as total_paid,
+    net_service,
+    load_id
+from {{ source('raw', 'subscriptions') }}
+where {{ in_effect() }}

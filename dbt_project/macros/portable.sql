@@ -27,13 +27,3 @@
 {% macro ratio(numerator, denominator) -%}
     cast({{ numerator }} as {{ type_double() }}) / nullif(cast({{ denominator }} as {{ type_double() }}), 0)
 {%- endmacro %}
-
-{#- A set of UTC dates as bits: bit n stands for the n-th date before as_of's (n below 63). -#}
-{% macro day_bit(instant, as_of) -%}
-    (cast(1 as bigint) << ({{ utc_date(as_of) }} - {{ utc_date(instant) }}))
-{%- endmacro %}
-
-{#- How many dates such a set holds. -#}
-{% macro count_bits(bits) -%}
-    bit_count(cast({{ bits }} as bit(64)))
-{%- endmacro %}

@@ -14,42 +14,44 @@ delivered as (
 
 measured as (
     select
-        pairs.user_id,
-        pairs.as_of,
-        count(*) filter (
-            where payments.status = 'failed' and {{ in_days('attempted_at', 90) }}
-        ) as failed_90d,
-        sum(payments.amount_cents) filter (
-            where payments.status = 'succeeded' and {{ in_days('attempted_at', 90) }}
-        ) as paid_cents_90d,
-        max(payments.attempted_at) filter (where payments.status = 'failed') as last_failed_at
+        pairs.*,
+        windows.*
     from pairs
-    inner join payments
-        on pairs.user_id = payments.user_id and {{ in_days('payments.attempted_at', 180, 'pairs.as_of') }}
+    cross join lateral (
+        select
+            count(*) filter (
+                where status = 'failed' and {{ in_days('attempted_at', 90, 'pairs.as_of') }}
+            ) as failed_90d,
+            sum(amount_cents) filter (
+                where status = 'succeeded' and {{ in_days('attempted_at', 90, 'pairs.as_of') }}
+            ) as paid_cents_90d,
+            max(attempted_at) filter (where status = 'failed') as last_failed_at
+        from payments
+        where
+            payments.user_id = pairs.user_id
+            and {{ in_days('payments.attempted_at', longest_window('payments'), 'pairs.as_of') }}
+    ) as windows
     where pairs.in_spine
-    group by pairs.user_id, pairs.as_of
 ),
 
 final as (
     select
-        pairs.user_id,
-        pairs.as_of,
+        measured.user_id,
+        measured.as_of,
         case
-            when {{ covered('pairs.payments_since', 90, 'pairs.as_of') }} then coalesce(measured.failed_90d, 0)
+            when {{ covered('measured.payments_since', 90, 'measured.as_of') }} then measured.failed_90d
             else delivered.failed_payments_90d
         end as failed_payments_90d,
         case
-            when {{ covered('pairs.payments_since', 90, 'pairs.as_of') }}
+            when {{ covered('measured.payments_since', 90, 'measured.as_of') }}
                 then {{ ratio('coalesce(measured.paid_cents_90d, 0)', 100) }}
         end as paid_amount_90d,
         case
-            when {{ covered('pairs.payments_since', 180, 'pairs.as_of') }}
-                then {{ whole_days('measured.last_failed_at', 'pairs.as_of') }}
+            when {{ covered('measured.payments_since', 180, 'measured.as_of') }}
+                then {{ whole_days('measured.last_failed_at', 'measured.as_of') }}
         end as days_since_last_failed_payment
-    from pairs
-    left join measured on pairs.user_id = measured.user_id and pairs.as_of = measured.as_of
-    left join delivered on pairs.user_id = delivered.user_id and pairs.as_of = delivered.as_of
-    where pairs.in_spine
+    from measured
+    left join delivered on measured.user_id = delivered.user_id and measured.as_of = delivered.as_of
 ),
 
 {{ versions('final', 'pairs') }}

@@ -12,58 +12,54 @@ delivered as (
     select * from {{ ref('stg_support_agg') }}
 ),
 
--- What was known at as_of: a ticket resolved later was still open then.
-seen as (
-    select
-        pairs.user_id,
-        pairs.as_of,
-        tickets.opened_at,
-        tickets.kind,
-        case when tickets.resolved_at < pairs.as_of then tickets.resolved_at end as resolved_at
-    from pairs
-    inner join tickets
-        on pairs.user_id = tickets.user_id and {{ in_days('tickets.opened_at', 180, 'pairs.as_of') }}
-    where pairs.in_spine
-),
-
 measured as (
     select
-        user_id,
-        as_of,
-        count(*) filter (where {{ in_days('opened_at', 90) }}) as tickets_90d,
-        count(*) filter (where {{ in_days('opened_at', 90) }} and kind = 'complaint') as complaints_90d,
-        count(*) filter (where {{ in_days('opened_at', 90) }} and resolved_at is not null) as resolved_90d,
-        sum({{ microseconds('opened_at', 'resolved_at') }}) filter (
-            where {{ in_days('opened_at', 90) }}
-        ) as resolution_us_90d,
-        count(*) filter (where resolved_at is null) as open_tickets
-    from seen
-    group by user_id, as_of
+        pairs.*,
+        windows.*
+    from pairs
+    cross join lateral (
+        select
+            count(*) filter (where {{ in_days('opened_at', 90, 'pairs.as_of') }}) as tickets_90d,
+            count(*) filter (
+                where kind = 'complaint' and {{ in_days('opened_at', 90, 'pairs.as_of') }}
+            ) as complaints_90d,
+            -- What was known at as_of: a ticket resolved later was still open then.
+            count(*) filter (
+                where resolved_at < pairs.as_of and {{ in_days('opened_at', 90, 'pairs.as_of') }}
+            ) as resolved_90d,
+            sum({{ microseconds('opened_at', 'resolved_at') }}) filter (
+                where resolved_at < pairs.as_of and {{ in_days('opened_at', 90, 'pairs.as_of') }}
+            ) as resolution_us_90d,
+            count(*) filter (where coalesce(resolved_at >= pairs.as_of, true)) as open_tickets
+        from tickets
+        where
+            tickets.user_id = pairs.user_id
+            and {{ in_days('tickets.opened_at', longest_window('support'), 'pairs.as_of') }}
+    ) as windows
+    where pairs.in_spine
 ),
 
 final as (
     select
-        pairs.user_id,
-        pairs.as_of,
+        measured.user_id,
+        measured.as_of,
         case
-            when {{ covered('pairs.support_since', 90, 'pairs.as_of') }} then coalesce(measured.tickets_90d, 0)
+            when {{ covered('measured.support_since', 90, 'measured.as_of') }} then measured.tickets_90d
             else delivered.support_tickets_90d
         end as support_tickets_90d,
         case
-            when {{ covered('pairs.support_since', 90, 'pairs.as_of') }}
+            when {{ covered('measured.support_since', 90, 'measured.as_of') }}
                 then {{ ratio('measured.resolution_us_90d', '3600000000 * measured.resolved_90d') }}
             else delivered.ticket_avg_resolution_hrs_90d
         end as ticket_avg_resolution_hrs_90d,
         case
-            when {{ covered('pairs.support_since', 180, 'pairs.as_of') }} then coalesce(measured.open_tickets, 0)
+            when {{ covered('measured.support_since', 180, 'measured.as_of') }} then measured.open_tickets
         end as open_tickets,
         case
-            when {{ covered('pairs.support_since', 90, 'pairs.as_of') }} then coalesce(measured.complaints_90d, 0)
+            when {{ covered('measured.support_since', 90, 'measured.as_of') }} then measured.complaints_90d
         end as complaints_90d
-    from pairs
-    left join measured on pairs.user_id = measured.user_id and pairs.as_of = measured.as_of
-    left join delivered on pairs.user_id = delivered.user_id and pairs.as_of = delivered.as_of
-    where pairs.in_spine
+    from measured
+    left join delivered on measured.user_id = delivered.user_id and measured.as_of = delivered.as_of
 ),
 
 {{ versions('final', 'pairs') }}

@@ -12,103 +12,83 @@ delivered as (
     select * from {{ ref('stg_usage_agg') }}
 ),
 
--- By device first: counting distinct devices in one step would sort every session of every window.
-per_device as (
-    select
-        pairs.user_id,
-        pairs.as_of,
-        sessions.device_id,
-        sum(sessions.watch_ms) filter (where {{ in_days('started_at', 30) }}) as ms_30d,
-        sum(sessions.watch_ms) filter (where not ({{ in_days('started_at', 30) }})) as ms_30d_before,
-        sum(sessions.watch_ms) filter (where {{ in_days('started_at', 7) }}) as ms_7d,
-        count(*) filter (where {{ in_days('started_at', 7) }}) as sessions_7d,
-        sum(sessions.skips) filter (where {{ in_days('started_at', 7) }}) as skips_7d,
-        sum(sessions.rebuffer_events) filter (where {{ in_days('started_at', 7) }}) as rebuffer_events_7d,
-        count(*) filter (where {{ in_days('started_at', 30) }}) as sessions_30d,
-        bit_or({{ day_bit('started_at', 'as_of') }}) filter (where {{ in_days('started_at', 30) }}) as days_30d
-    from pairs
-    inner join sessions
-        on pairs.user_id = sessions.user_id and {{ in_days('sessions.started_at', 60, 'pairs.as_of') }}
-    where pairs.in_spine
-    group by pairs.user_id, pairs.as_of, sessions.device_id
-),
-
+-- One look-up in the index for each pair: the events of a window are summed as they are read, with
+-- nothing to sort or spill however long the history is.
 measured as (
     select
-        user_id,
-        as_of,
-        sum(ms_30d) as ms_30d,
-        sum(ms_30d_before) as ms_30d_before,
-        sum(ms_7d) as ms_7d,
-        sum(sessions_7d) as sessions_7d,
-        sum(skips_7d) as skips_7d,
-        sum(rebuffer_events_7d) as rebuffer_events_7d,
-        count(device_id) filter (where sessions_30d > 0) as devices_30d,
-        {{ count_bits('bit_or(days_30d)') }} as active_days_30d
-    from per_device
-    group by user_id, as_of
-),
-
-last_sessions as (
-    select
-        pairs.user_id,
-        pairs.as_of,
-        (
-            select max(sessions.started_at)
-            from {{ ref('stg_usage') }} as sessions
-            where
-                sessions.user_id = pairs.user_id
-                and {{ in_days('sessions.started_at', 90, 'pairs.as_of') }}
-        ) as last_started_at
+        pairs.*,
+        windows.*
     from pairs
+    cross join lateral (
+        select
+            sum(watch_ms) filter (where {{ in_days('started_at', 30, 'pairs.as_of') }}) as ms_30d,
+            sum(watch_ms) filter (
+                where
+                {{ in_days('started_at', 60, 'pairs.as_of') }}
+                and not ({{ in_days('started_at', 30, 'pairs.as_of') }})
+            ) as ms_30d_before,
+            sum(watch_ms) filter (where {{ in_days('started_at', 7, 'pairs.as_of') }}) as ms_7d,
+            count(*) filter (where {{ in_days('started_at', 7, 'pairs.as_of') }}) as sessions_7d,
+            sum(skips) filter (where {{ in_days('started_at', 7, 'pairs.as_of') }}) as skips_7d,
+            sum(rebuffer_events) filter (
+                where {{ in_days('started_at', 7, 'pairs.as_of') }}
+            ) as rebuffer_events_7d,
+            count(distinct device_id) filter (
+                where {{ in_days('started_at', 30, 'pairs.as_of') }}
+            ) as devices_30d,
+            count(distinct {{ utc_date('started_at') }}) filter (
+                where {{ in_days('started_at', 30, 'pairs.as_of') }}
+            ) as active_days_30d,
+            max(started_at) as last_started_at
+        from sessions
+        where
+            sessions.user_id = pairs.user_id
+            and {{ in_days('sessions.started_at', longest_window('usage'), 'pairs.as_of') }}
+    ) as windows
     where pairs.in_spine
 ),
 
 final as (
     select
-        pairs.user_id,
-        pairs.as_of,
+        measured.user_id,
+        measured.as_of,
         case
-            when {{ covered('pairs.usage_since', 30, 'pairs.as_of') }}
+            when {{ covered('measured.usage_since', 30, 'measured.as_of') }}
                 then {{ ratio('coalesce(measured.ms_30d, 0)', 3600000) }}
             else delivered.watch_hours_30d
         end as watch_hours_30d,
         case
-            when {{ covered('pairs.usage_since', 7, 'pairs.as_of') }}
+            when {{ covered('measured.usage_since', 7, 'measured.as_of') }}
                 then {{ ratio('measured.ms_7d', '60000 * measured.sessions_7d') }}
             else delivered.avg_session_mins_7d
         end as avg_session_mins_7d,
         case
-            when {{ covered('pairs.usage_since', 30, 'pairs.as_of') }} then coalesce(measured.devices_30d, 0)
+            when {{ covered('measured.usage_since', 30, 'measured.as_of') }} then measured.devices_30d
             else delivered.unique_devices_30d
         end as unique_devices_30d,
         case
-            when {{ covered('pairs.usage_since', 7, 'pairs.as_of') }}
+            when {{ covered('measured.usage_since', 7, 'measured.as_of') }}
                 then cast(coalesce(measured.skips_7d, 0) as bigint)
             else delivered.skips_7d
         end as skips_7d,
         case
-            when {{ covered('pairs.usage_since', 7, 'pairs.as_of') }}
+            when {{ covered('measured.usage_since', 7, 'measured.as_of') }}
                 then cast(coalesce(measured.rebuffer_events_7d, 0) as bigint)
             else delivered.rebuffer_events_7d
         end as rebuffer_events_7d,
         case
-            when {{ covered('pairs.usage_since', 30, 'pairs.as_of') }} then coalesce(measured.active_days_30d, 0)
+            when {{ covered('measured.usage_since', 30, 'measured.as_of') }} then measured.active_days_30d
         end as active_days_30d,
         case
-            when {{ covered('pairs.usage_since', 90, 'pairs.as_of') }}
-                then {{ whole_days('last_sessions.last_started_at', 'pairs.as_of') }}
+            when {{ covered('measured.usage_since', 90, 'measured.as_of') }}
+                then {{ whole_days('measured.last_started_at', 'measured.as_of') }}
         end as days_since_last_session,
         case
-            when {{ covered('pairs.usage_since', 60, 'pairs.as_of') }}
+            when {{ covered('measured.usage_since', 60, 'measured.as_of') }}
                 then {{ ratio('coalesce(measured.ms_30d, 0) - coalesce(measured.ms_30d_before, 0)', 3600000) }}
         end as watch_hours_trend_30d
-    from pairs
-    left join measured on pairs.user_id = measured.user_id and pairs.as_of = measured.as_of
-    inner join last_sessions
-        on pairs.user_id = last_sessions.user_id and pairs.as_of = last_sessions.as_of
-    left join delivered on pairs.user_id = delivered.user_id and pairs.as_of = delivered.as_of
-    where pairs.in_spine
+    from measured
+    left join delivered on measured.user_id = delivered.user_id and measured.as_of = delivered.as_of
 ),
 
 {{ versions('final', 'pairs') }}

@@ -32,7 +32,11 @@
 {%- endmacro %}
 
 
-{#- Pre-hook of every versioned table, in the transaction that appends: see start_build. -#}
+{#-
+    Pre-hook of every model, in the transaction that builds it: see start_build. dbt goes on after
+    an on-run-start hook has failed, and a refused build must not replace the staging relations of
+    the one that runs. (dbt's flag for that, skip_nodes_if_on_run_start_fails, fails on exposures.)
+-#}
 {% macro require_running_build() %}
     {% if execute %}
 do $$
@@ -40,7 +44,7 @@ begin
     perform from ledger.builds
     where invocation_id = '{{ invocation_id }}' and status = 'running' for share;
     if not found then
-        raise exception 'this build was taken over by a later one; nothing of it is published';
+        raise exception 'this build was refused at its start, or taken over by a later one';
     end if;
 end $$
     {% endif %}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from data.contract import TABLES
 from data.database import Database
 from data.load import load
 from tests.dbt import histories
-from tests.dbt.oracle import EVENT_KEYS, Delivery, Known, Pair, Values, midnight
+from tests.dbt.oracle import EVENT_KEYS, Delivery, Known, Pair, Values, features, midnight
 
 PROJECT = Path(__file__).resolve().parents[2] / "dbt_project"
 FEATURES = (
@@ -178,6 +177,25 @@ def _sorted(selected: Iterable[Iterable[Any]]) -> list[tuple[Any, ...]]:
     return sorted(plain, key=repr)
 
 
-def environment(**more: str) -> dict[str, str]:
-    """The environment for a dbt process of its own."""
-    return os.environ | {"DBT_PROJECT_DIR": str(PROJECT), "DBT_PROFILES_DIR": str(PROJECT)} | more
+def everything() -> dict[str, Versions]:
+    """Every published version of every table: what readers can see."""
+    return {table: published(table) for table in FEATURES}
+
+
+def values(deliveries: Iterable[Delivery], cadence: str = "drops") -> None:
+    """The newest published values are those of the oracle."""
+    known_at = newest_publication()
+    for table, expected in features(deliveries, cadence).items():
+        assert as_known_at(published(table), known_at) == expected, table
+
+
+def unpublished_rows() -> int:
+    """Rows of a build that was not published, in any feature table."""
+    counts = [
+        rows(
+            f"select count(*) from features.{table}"
+            " where known_at not in (select known_at from ledger.publications)"
+        )[0][0]
+        for table in FEATURES
+    ]
+    return sum(counts)

@@ -5,40 +5,16 @@ If one of these fails, an old training set can no longer be built again, or a ba
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
 
 from tests.dbt import builds
+from tests.dbt.builds import everything, unpublished_rows, values
 from tests.dbt.conftest import Built
-from tests.dbt.oracle import Delivery, features
 
 Project = Callable[..., Path]
-
-
-def everything() -> dict[str, builds.Versions]:
-    """Every published version of every table: what readers can see."""
-    return {table: builds.published(table) for table in builds.FEATURES}
-
-
-def values(deliveries: Iterable[Delivery], cadence: str = "drops") -> None:
-    """The newest published values are those of the oracle."""
-    known_at = builds.newest_publication()
-    for table, expected in features(deliveries, cadence).items():
-        assert builds.as_known_at(builds.published(table), known_at) == expected, table
-
-
-def unpublished_rows() -> int:
-    """Rows of a build that was not published, in any feature table."""
-    counts = [
-        builds.rows(
-            f"select count(*) from features.{table}"
-            " where known_at not in (select known_at from ledger.publications)"
-        )[0][0]
-        for table in builds.FEATURES
-    ]
-    return sum(counts)
 
 
 def appended() -> dict[str, int]:

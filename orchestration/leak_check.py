@@ -1,0 +1,303 @@
+"""Do the dbt models look into the future? Draw histories, change their future, build again.
+
+`python -m orchestration.leak_check` (or `make leak-check`) takes the project's models as they are
+and, in a scratch database of its own:
+
+1. loads random drops, runs the models and keeps every feature value;
+2. loads corrections and late rows, runs again: as known before, no value may have moved;
+3. starts over with the same drops in which every row at or after one as_of was deleted, moved or
+   redrawn, and runs again: up to that as_of, no value may have moved.
+
+A value that moved is a leak: the model that gave it cannot be trusted in training. In your own
+tests: `from orchestration.leak_check import assert_no_leaks`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+from random import Random
+
+import psycopg
+from psycopg import sql
+
+from data.database import Database
+from data.load import load
+from data.setup import set_up
+from feature_repo import point_in_time
+from feature_repo.manifest import read_manifest
+from feature_repo.point_in_time import View
+from orchestration import histories
+from orchestration.histories import Drop
+from orchestration.steps import DBT_PROJECT
+
+USERS = 150
+KEPT = "leak_check"  # schema of the values before
+
+
+class LeakCheckError(RuntimeError):
+    """The models could not be run on drawn histories; carries dbt's words."""
+
+
+@dataclass(frozen=True)
+class Leak:
+    """A feature that moved: where first, from what to what, and in how many rows in all."""
+
+    model: str
+    column: str
+    user_id: str
+    as_of: datetime
+    before: str | None
+    after: str | None
+    rows: int
+    cause: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.model}.{self.column} leaks: {self.user_id} at {self.as_of:%Y-%m-%d} was "
+            f"{self.before} and is {self.after} after {self.cause} ({self.rows} rows moved)"
+        )
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was checked, and the leaks that were found."""
+
+    leaks: list[Leak]
+    models: int
+    features: int
+    pairs: int
+    cut: date
+    changed: int
+
+    def __str__(self) -> str:
+        checked = (
+            f"{self.features} features of {self.models} models, {self.pairs:,} (user, as_of) pairs "
+            f"up to {self.cut}; {self.changed:,} raw rows at or after it were changed"
+        )
+        if not self.leaks:
+            return f"no leak: {checked}"
+        return "\n".join([*map(str, self.leaks), f"{len(self.leaks)} columns leak of {checked}"])
+
+
+def assert_no_leaks(project: Path = DBT_PROJECT, seed: int = 0, users: int = USERS) -> None:
+    """For tests: AssertionError that names model, column and row of every leak."""
+    result = check(project, seed, users)
+    assert not result.leaks, str(result)
+
+
+def check(project: Path = DBT_PROJECT, seed: int = 0, users: int = USERS) -> Result:
+    """Draw histories from `seed` and look for leaks in the models of `project`.
+
+    Raises:
+        LeakCheckError: a model fails on the drawn histories.
+    """
+    random = Random(seed)
+    drops = histories.draw(random, users)
+    cut = drops[-2].day
+    later = histories.later_deliveries(random, drops)
+    other, changed = histories.another_future(random, drops, cut)
+    with tempfile.TemporaryDirectory() as folder, _scratch_database() as settings:
+        scratch = Path(folder)
+        _deliver(drops, scratch / "drops", settings)
+        _run_models(project, scratch, settings)
+        with settings.connect() as connection:
+            known_at = _publish(connection)
+            tables = read_manifest(scratch / "target" / "manifest.json").tables
+            views = {table.name: [column.name for column in table.columns] for table in tables}
+            pairs = sum(_keep(connection, view) for view in views)
+        _deliver(later, scratch / "later", settings)
+        _run_models(project, scratch, settings)
+        with settings.connect() as connection:
+            _publish(connection)
+            cause = "later rows arrived, and the model rewrote what was known before"
+            leaks = _moved(connection, views, known_at, None, cause)
+            _empty(connection)
+        _deliver(other, scratch / "other", settings)
+        _run_models(project, scratch, settings)
+        with settings.connect() as connection:
+            _publish(connection)
+            cause = f"raw rows at or after {cut} were moved or deleted"
+            leaks += _moved(connection, views, None, cut, cause)
+    return Result(leaks, len(views), sum(map(len, views.values())), pairs, cut, changed)
+
+
+@contextmanager
+def _scratch_database() -> Iterator[Database]:
+    """A database of this process beside the configured one, gone at the end."""
+    configured = Database()
+    name = f"{configured.database}_leak_check_{os.getpid()}"
+    scratch = configured.model_copy(update={"database": name})
+
+    def administer(statement: str) -> None:
+        with psycopg.connect(configured.conninfo(), autocommit=True) as connection:
+            connection.execute(sql.SQL(statement).format(sql.Identifier(name)))
+
+    administer("drop database if exists {} with (force)")
+    administer("create database {}")
+    try:
+        set_up(scratch)
+        yield scratch
+    finally:
+        administer("drop database if exists {} with (force)")
+
+
+def _deliver(drops: Sequence[Drop], folder: Path, settings: Database) -> None:
+    for number, drop in enumerate(drops):
+        load(histories.write(drop, folder / str(number)), settings)
+
+
+def _run_models(project: Path, scratch: Path, settings: Database) -> None:
+    """`dbt run` against the scratch database. No tests: drawn values need not be plausible."""
+    from dbt.cli.main import dbtRunner
+
+    before = os.environ.get("STREAMFLOW_PG_DATABASE")
+    os.environ["STREAMFLOW_PG_DATABASE"] = settings.database
+    try:
+        done = dbtRunner().invoke(
+            [
+                "--quiet", "--no-use-colors", "--log-path", str(scratch / "logs"),
+                "run",
+                "--project-dir", str(project), "--profiles-dir", str(project),
+                "--target-path", str(scratch / "target"),
+            ]
+        )  # fmt: skip
+    finally:
+        if before is None:
+            del os.environ["STREAMFLOW_PG_DATABASE"]
+        else:
+            os.environ["STREAMFLOW_PG_DATABASE"] = before
+    if not done.success:
+        results = getattr(done.result, "results", None) or []
+        words = [
+            f"{result.node.name}: {' '.join(str(result.message).split())}"
+            for result in results
+            if str(result.status) == "error"
+        ]
+        raise LeakCheckError(
+            "dbt run fails on drawn histories: " + ("; ".join(words) or str(done.exception))
+        )
+
+
+def _publish(connection: psycopg.Connection) -> datetime:
+    """Publish what dbt just ran, untested; its known_at."""
+    (known_at,) = connection.execute(
+        """
+        with build as (
+            update ledger.builds set status = 'published', ended_at = clock_timestamp()
+            where known_at = (select max(known_at) from ledger.builds)
+            returning *
+        )
+        insert into ledger.publications (
+            known_at, invocation_id, code_version, load_to, cadence, rows_appended, definitions,
+            tests_run
+        )
+        select known_at, invocation_id, 'leak check', load_to, 'drops', '{}', '{}', 0 from build
+        returning known_at
+        """
+    ).fetchone() or (None,)
+    assert known_at is not None
+    return known_at
+
+
+def _newest(view: str, known_at: datetime | None) -> sql.Composed:
+    """The rows of a versioned table, as known at an instant; None is now."""
+    table = View(view, "published", view, {"user_id": "user_id"}, {}, "as_of", "known_at")
+    return point_in_time.effective(table, known_at)
+
+
+def _keep(connection: psycopg.Connection, view: str) -> int:
+    """Keep the rows as they are now; how many there are."""
+    connection.execute(sql.SQL("create schema if not exists {}").format(sql.Identifier(KEPT)))
+    kept = sql.SQL("create table {} as {}").format(sql.Identifier(KEPT, view), _newest(view, None))
+    return connection.execute(kept).rowcount
+
+
+def _moved(
+    connection: psycopg.Connection,
+    views: dict[str, list[str]],
+    known_at: datetime | None,
+    cut: date | None,
+    cause: str,
+) -> list[Leak]:
+    """Each column in which a row up to `cut` is not what was kept; exact, null-safe."""
+    leaks = []
+    for view, columns in views.items():
+        values: list[sql.Composable] = [
+            sql.SQL("({}, before.{}::text, after.{}::text)").format(
+                sql.Literal(column), sql.Identifier(column), sql.Identifier(column)
+            )
+            for column in columns
+        ]
+        values.append(sql.SQL("('user_id', before.user_id, after.user_id)"))
+        limit: sql.Composable = sql.SQL("true")
+        if cut:
+            limit = sql.SQL("as_of <= {}::timestamptz").format(histories.midnight(cut).isoformat())
+        query = sql.SQL(
+            "select distinct on (name) name, user_id, as_of, old, new, count(*) over (partition by "
+            "name) from {} before full join ({}) after using (user_id, as_of) cross join lateral "
+            "(values {}) as compared (name, old, new) where old is distinct from new and {} "
+            "order by name, as_of, user_id"
+        ).format(
+            sql.Identifier(KEPT, view),
+            _newest(view, known_at),
+            sql.SQL(", ").join(values),
+            limit,
+        )
+        try:
+            found = connection.execute(query).fetchall()
+        except psycopg.errors.UndefinedTable:
+            raise LeakCheckError(
+                f"published.{view} is gone after a second run: {view} replaces its table, and with "
+                "it what was known before. Make it incremental and append-only, as the others are"
+            ) from None
+        leaks += [
+            Leak(view, name, user_id, as_of, old, new, rows, cause)
+            for name, user_id, as_of, old, new, rows in found
+        ]
+    return leaks
+
+
+def _empty(connection: psycopg.Connection) -> None:
+    """Every row out, as in a new database."""
+    tables = connection.execute(
+        "select schemaname, tablename from pg_tables"
+        " where schemaname in ('raw', 'staging', 'features', 'ledger')"
+    ).fetchall()
+    names = sql.SQL(", ").join(sql.Identifier(*table) for table in tables)
+    connection.execute(sql.SQL("truncate {} restart identity cascade").format(names))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; 1 when a model leaks."""
+    parser = argparse.ArgumentParser(
+        prog="python -m orchestration.leak_check",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--project", type=Path, default=DBT_PROJECT, help="dbt project")
+    parser.add_argument("--seed", type=int, default=0, help="of the first round")
+    parser.add_argument("--rounds", type=int, default=1, help="histories to try, one after another")
+    parser.add_argument("--users", type=int, default=USERS)
+    options = parser.parse_args(arguments)
+    for seed in range(options.seed, options.seed + options.rounds):
+        try:
+            result = check(options.project, seed, options.users)
+        except LeakCheckError as error:
+            print(f"leak-check: {error}", file=sys.stderr)
+            return 1
+        print(result, flush=True)
+        if result.leaks:
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

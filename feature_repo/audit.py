@@ -18,8 +18,9 @@ from psycopg import sql
 
 from data.database import Database
 from feature_repo import online_tables
+from feature_repo.connections import transaction
 from feature_repo.publish import newest_as_of, newest_publication, newest_versions
-from feature_repo.tables import View, identifiers
+from feature_repo.tables import View, any_distinct
 
 NAMED = 10  # differences that an error names
 CONNECTIONS = 2
@@ -65,14 +66,14 @@ def audit(
         AuditError: a difference, or tables that cannot be compared.
     """
     settings = settings or Database()
-    with settings.connect(application_name="streamflow audit") as connection:
+    with transaction(settings, "streamflow audit") as connection:
         publication = newest_publication(connection)
         if publication is None:
             raise AuditError("Nothing is published yet: cd dbt_project && dbt build")
         tables = [_view(connection, name) for name in _online_views(connection, views)]
 
     def compare(view: View) -> AuditResult:
-        with settings.connect(application_name="streamflow audit") as connection:
+        with transaction(settings, "streamflow audit") as connection:
             return compare_view(connection, view, publication)
 
     with ThreadPoolExecutor(CONNECTIONS) as threads:
@@ -82,7 +83,7 @@ def audit(
 
 def conclude(settings: Database, results: list[AuditResult], store: str) -> list[AuditResult]:
     """Keep the results in the ledger and return them, or raise AuditError."""
-    with settings.connect(application_name="streamflow audit") as connection:
+    with transaction(settings, "streamflow audit") as connection:
         for result in results:
             connection.execute(
                 """
@@ -116,24 +117,20 @@ def conclude(settings: Database, results: list[AuditResult], store: str) -> list
 def compare_view(connection: psycopg.Connection, view: View, publication: datetime) -> AuditResult:
     """Compare one online table with the versions published up to `publication`."""
     began = time.perf_counter()
-    connection.execute("set transaction isolation level repeatable read, read only")
     as_of = expected_as_of(connection, view, online_tables.STORE, publication)
     parameters = {"as_of": as_of, "publication": publication, "since": None}
-    joined = _joined(view)
-    compared, suspicious = connection.execute(
-        sql.SQL("select count(offline.user_id), count(*) filter (where {}) from {}").format(
-            _unequal(view), joined
-        ),
-        parameters,
-    ).fetchone() or (0, 0)
+    matched, wrong, online = connection.execute(_check(view), parameters).fetchone() or (0, 0, 0)
+    compared = matched
     counts = {"ahead": 0, "missing": 0, "extra": 0, "differing": 0}
     examples: list[str] = []
-    if suspicious:
-        rows = connection.execute(_differences(view, joined), parameters)
-        for kind, user_id, number, online, offline in rows:
+    if wrong or online != matched:
+        for kind, user_id, number, there, right in connection.execute(
+            _differences(view), parameters
+        ):
             counts[kind] = number
             if kind != "ahead":
-                examples.append(f"{view.name} {user_id}: {_difference(kind, online, offline)}")
+                examples.append(f"{view.name} {user_id}: {_difference(kind, there, right)}")
+        compared = matched + counts["differing"] + counts["missing"]
     seconds = time.perf_counter() - began
     return AuditResult(
         view.name, publication, as_of, compared, **counts, seconds=seconds,
@@ -200,22 +197,44 @@ def _view(connection: psycopg.Connection, name: str) -> View:
     return View(name, f"published.{name}", tuple(columns["online"].items()), None)
 
 
-def _joined(view: View) -> sql.Composed:
+def _check(view: View) -> sql.Composed:
+    """(online rows that equal a version, versions that are wrong online, online rows).
+
+    In one pass without sorting out the newest versions: one that is not equal online is wrong
+    only if no newer one stands, and if it is no retraction of a row that is indeed not there.
+    """
     return sql.SQL(
-        "(select * from {} as newest where not is_retracted) as offline"
-        " full join {} as online using (user_id)"
-    ).format(newest_versions(view), view.table)
+        """
+        select
+            count(*) filter (where equal),
+            count(*) filter (where case when equal then false else not exists (
+                select from {source} as newer
+                where newer.user_id = version.user_id and newer.as_of = version.as_of
+                    and newer.known_at > version.known_at and newer.known_at <= %(publication)s
+            ) and (there or not is_retracted) end),
+            (select count(*) from {online})
+        from (
+            select
+                offline.user_id,
+                offline.as_of,
+                offline.known_at,
+                offline.is_retracted,
+                online.user_id is not null as there,
+                online.known_at = offline.known_at and online.as_of = offline.as_of
+                    and not offline.is_retracted and not {distinct} as equal
+            from {source} as offline
+            left join {online} as online on online.user_id = offline.user_id
+            where offline.as_of = %(as_of)s and offline.known_at <= %(publication)s
+        ) as version
+        """
+    ).format(
+        source=view.relation,
+        online=view.table,
+        distinct=any_distinct(view.names, "offline", "online"),
+    )
 
 
-def _unequal(view: View) -> sql.Composed:
-    """Null-safe, over everything that an online row says."""
-    names = ("as_of", "known_at", *view.names)
-    return sql.SQL(
-        "(offline.user_id is null or online.user_id is null or row({}) is distinct from row({}))"
-    ).format(identifiers(names, "offline"), identifiers(names, "online"))
-
-
-def _differences(view: View, joined: sql.Composed) -> sql.Composed:
+def _differences(view: View) -> sql.Composed:
     """(kind, user_id, how many of this kind, online row, offline row), a few of each kind."""
     return sql.SQL(
         """
@@ -243,14 +262,20 @@ def _differences(view: View, joined: sql.Composed) -> sql.Composed:
                         when offline.user_id is null then 'extra'
                         else 'differing'
                     end as kind
-                from {joined}
-                where {unequal}
+                from (select * from {newest} as newest where not is_retracted) as offline
+                full join {online} as online using (user_id)
+                where offline.user_id is null or online.user_id is null or {distinct}
             ) as unequal
         ) as numbered
         where place <= {named}
         order by kind, user_id
         """
-    ).format(joined=joined, unequal=_unequal(view), named=sql.Literal(NAMED))
+    ).format(
+        newest=newest_versions(view),
+        online=view.table,
+        distinct=any_distinct(("as_of", "known_at", *view.names), "offline", "online"),
+        named=sql.Literal(NAMED),
+    )
 
 
 def _difference(kind: str, online: dict[str, Any] | None, offline: dict[str, Any] | None) -> str:

@@ -18,6 +18,7 @@ from feast import FeatureStore
 from data.database import Database
 from feature_repo import publish
 from feature_repo.audit import NAMED, AuditError, AuditResult, conclude, expected_as_of
+from feature_repo.connections import transaction
 from feature_repo.engine import StreamflowEngine
 from feature_repo.publish import Plan, newest_publication
 from feature_repo.tables import View
@@ -41,7 +42,7 @@ def audit_redis(
     assert isinstance(engine, StreamflowEngine)
     name = engine.store_name()
     tables = [view_of(view) for view in store.list_feature_views()]
-    with settings.connect(application_name="streamflow audit") as connection:
+    with transaction(settings, "streamflow audit") as connection:
         publication = newest_publication(connection)
         if publication is None:
             raise AuditError("Nothing is published yet: cd dbt_project && dbt build")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 import psycopg
@@ -79,6 +80,42 @@ def read(
                 return work(connection)
     except PoolTimeout:
         raise unreachable(settings) from None
+
+
+@contextmanager
+def transaction(settings: Database, name: str) -> Iterator[psycopg.Connection]:
+    """A transaction as the owner on a pooled connection that was found alive.
+
+    `name` is its application_name. When this process is killed, the server notices and rolls back
+    while it still executes a statement.
+
+    Raises:
+        DatabaseUnreachable: the server does not answer within WAIT seconds.
+    """
+    connections = pool(settings)
+    begin = (
+        "select set_config('application_name', %s, true),"
+        " set_config('client_connection_check_interval', '1s', true)"
+    )
+    try:
+        with ExitStack() as stack:
+            try:
+                connection = stack.enter_context(_begun(connections, begin, name))
+            except psycopg.OperationalError as lost:
+                if isinstance(lost, PoolTimeout):
+                    raise
+                connections.check()
+                connection = stack.enter_context(_begun(connections, begin, name))
+            yield connection
+    except PoolTimeout:
+        raise unreachable(settings) from None
+
+
+@contextmanager
+def _begun(connections: ConnectionPool, begin: str, name: str) -> Iterator[psycopg.Connection]:
+    with connections.connection() as connection, connection.transaction():
+        connection.execute(begin, [name])
+        yield connection
 
 
 def scalar(

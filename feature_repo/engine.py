@@ -27,7 +27,7 @@ from feast.utils import make_tzaware
 
 from data.database import Database
 from feature_repo import online_tables, publish
-from feature_repo.connections import scalar, unreachable
+from feature_repo.connections import DatabaseUnreachable, scalar, transaction
 from feature_repo.online_store import StreamflowOnlineStore
 from feature_repo.publish import Outcome, Plan
 from feature_repo.registry import RegistryConflictError
@@ -132,12 +132,10 @@ class StreamflowEngine(ComputeEngine):
             return []
         settings = Database()
         try:
-            connection = settings.connect(application_name="feast materialize")
-        except psycopg.OperationalError as lost:
-            raise unreachable(settings) from lost
-        try:
-            with connection:
+            with transaction(settings, "feast materialize") as connection:
                 self.results = self._run(connection, tasks)
+        except DatabaseUnreachable:
+            raise
         except psycopg.OperationalError as lost:
             raise MaterializationError(
                 "The connection to the database was lost; nothing was changed online. When it is "
@@ -149,8 +147,6 @@ class StreamflowEngine(ComputeEngine):
     def _run(
         self, connection: psycopg.Connection, tasks: Sequence[MaterializationTask]
     ) -> dict[str, Outcome]:
-        # When this process is killed the server notices while it still executes a statement.
-        connection.execute("set client_connection_check_interval = '1s'")
         if not scalar(connection, online_tables.TRY_LOCK):
             print("Another materialization or apply is running; waiting for it.", flush=True)
             connection.execute(online_tables.LOCK)

@@ -25,7 +25,7 @@ import psycopg
 from psycopg import sql
 
 from feature_repo.connections import scalar
-from feature_repo.tables import View, identifiers
+from feature_repo.tables import View, any_distinct, identifiers
 
 Item = TypeVar("Item")
 
@@ -95,10 +95,14 @@ def newest_as_of(
             return None
         alive = scalar(
             connection,
-            sql.SQL("select exists (select from {} as newest where not is_retracted)").format(
-                newest_versions(view)
-            ),
-            {"as_of": as_of, "publication": publication, "since": None},
+            sql.SQL(
+                "select exists (select from {0} as standing where as_of = %(as_of)s"
+                " and known_at <= %(publication)s and not is_retracted and not exists ("
+                "select from {0} as newer where newer.user_id = standing.user_id"
+                " and newer.as_of = standing.as_of and newer.known_at > standing.known_at"
+                " and newer.known_at <= %(publication)s))"
+            ).format(view.relation),
+            {"as_of": as_of, "publication": publication},
         )
         if alive:
             return as_of
@@ -238,7 +242,7 @@ def _upsert(view: View) -> sql.Composed:
         " or (there.as_of, coalesce(there.known_at, '-infinity'))"
         " < (newest.as_of, newest.known_at)"
         " or (there.as_of, there.known_at) = (newest.as_of, newest.known_at)"
-        " and row({old}) is distinct from row({new}))"
+        " and {differ})"
         " on conflict (user_id) do update set ({columns}, as_of, known_at, published_at)"
         " = row({excluded}, excluded.as_of, excluded.known_at, excluded.published_at)"
         " where (online.as_of, coalesce(online.known_at, '-infinity'))"
@@ -247,7 +251,7 @@ def _upsert(view: View) -> sql.Composed:
         online=view.table,
         columns=identifiers(view.names),
         new=identifiers(view.names, "newest"),
-        old=identifiers(view.names, "there"),
+        differ=any_distinct(view.names, "there", "newest"),
         excluded=identifiers(view.names, "excluded"),
         newest=newest_versions(view),
     )

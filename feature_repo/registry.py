@@ -7,6 +7,7 @@ the newest one.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
 from feast.repo_config import RegistryConfig
 
 from data.database import Database
-from feature_repo.connections import read, unreachable
+from feature_repo.connections import read, transaction
 
 REMEDY = "Apply the definitions first: cd feature_repo && feast apply"
 
@@ -82,7 +83,7 @@ class PostgresRegistryStore(RegistryStore):
         new.CopyFrom(registry_proto)
         new.version_id = str(base + 1)
         new.last_updated.FromDatetime(datetime.now(timezone.utc))
-        with self._connect() as connection:
+        with self._writing() as connection:
             if connection.execute("select to_regclass('online.registry')").fetchone() == (None,):
                 # Two at once: `if not exists` alone can fail on the catalog's unique index.
                 connection.execute("select pg_advisory_xact_lock(hashtext('online.registry'))")
@@ -110,15 +111,11 @@ class PostgresRegistryStore(RegistryStore):
 
     def teardown(self) -> None:
         """Remove the registry's row."""
-        with self._connect() as connection:
+        with self._writing() as connection:
             if connection.execute("select to_regclass('online.registry')").fetchone() != (None,):
                 connection.execute("delete from online.registry where name = %s", [self.name])
 
-    def _connect(self) -> psycopg.Connection:
-        # Not from the pool: a lost connection must not make a write run twice.
+    def _writing(self) -> AbstractContextManager[psycopg.Connection]:
         if self.serving:
             raise RegistryError(f"The serving role reads Feast's registry only. {REMEDY}")
-        try:
-            return self.settings.connect(application_name="feast registry")
-        except psycopg.OperationalError as lost:
-            raise unreachable(self.settings) from lost
+        return transaction(self.settings, "feast registry")

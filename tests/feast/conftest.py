@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -13,21 +12,10 @@ import pytest
 
 from data.database import Database
 from tests.feast.offline import Offline
+from tests.feast.runs import materialize
 
 ROOT = Path(__file__).resolve().parents[2]
 REPO = ROOT / "feature_repo"
-
-# Runs in a process of its own, to be killed: brings everything online up to an end date.
-MATERIALIZE = """
-import sys
-from datetime import datetime
-from feast import FeatureStore
-store = FeatureStore(repo_path=sys.argv[1])
-print("ready", flush=True)
-sys.stdin.readline()
-store.materialize_incremental(datetime.fromisoformat(sys.argv[2]))
-print("done", flush=True)
-"""
 
 
 @pytest.fixture
@@ -55,25 +43,39 @@ def store(offline: Offline):
     return store
 
 
-@pytest.fixture
-def materializer() -> Callable[..., subprocess.Popen]:
-    """Starts a process that materializes when it gets a line; ended with the test."""
-    started: list[subprocess.Popen] = []
+class Run:
+    """A process that brings everything online; its output is kept."""
 
-    def start(end: str = "2024-12-31T00:00:00+00:00", repo: Path = REPO) -> subprocess.Popen:
-        process = subprocess.Popen(
-            [sys.executable, "-c", MATERIALIZE, str(repo), end],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=ROOT,
-            env=os.environ.copy(),
+    def __init__(self, output: Path, end: str) -> None:
+        context = multiprocessing.get_context("forkserver")
+        # Feast takes seconds to import: once, in the server that the runs are forked from.
+        context.set_forkserver_preload(["feast", "feature_repo.engine", "tests.feast.runs"])
+        self.path = output
+        self.process = context.Process(
+            target=materialize, args=(dict(os.environ), str(REPO), end, str(output))
         )
-        started.append(process)
-        return process
+        self.process.start()
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.process.kill()
+        self.process.join()
+
+    def finish(self) -> tuple[int | None, str]:
+        """Exit code and output of the run, when it has ended."""
+        self.process.join(60)
+        return self.process.exitcode, self.path.read_text()
+
+
+@pytest.fixture
+def start_run(tmp_path: Path) -> Iterator[Callable[..., Run]]:
+    """Starts processes that materialize everything; what still runs is killed after the test."""
+    runs: list[Run] = []
+
+    def start(end: str = "2024-12-31T00:00:00+00:00") -> Run:
+        runs.append(Run(tmp_path / f"run-{len(runs)}.txt", end))
+        return runs[-1]
 
     yield start
-    for process in started:
-        process.kill()
-        process.wait()
+    for run in runs:
+        run.kill()

@@ -11,6 +11,7 @@ import psycopg
 from data.check import DropError
 from data.contract import markdown
 from data.database import Database
+from data.generate import GRAINS, Plan, PlanError, generate
 from data.load import load
 from data.server import EmbeddedServer, ServerError
 from data.setup import set_up
@@ -44,6 +45,21 @@ def up(settings: Database) -> str:
     return message
 
 
+def _add_generate(command: argparse.ArgumentParser) -> None:
+    default = Plan()
+    command.add_argument("--users", type=int, default=default.users, help="in the first drop")
+    command.add_argument("--months", type=int, default=default.months, help="number of drops")
+    command.add_argument("--seed", type=int, default=default.seed)
+    command.add_argument("--grain", choices=GRAINS, default=default.grain)
+    command.add_argument(
+        "--sessions", type=float, default=default.sessions, help="a user and month, on average"
+    )
+    command.add_argument(
+        "--out", "--to", type=Path, default=Path("data/drops"), help="folder to write the drops to"
+    )
+    command.formatter_class = argparse.ArgumentDefaultsHelpFormatter
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit status (1: refused, with the reason on stderr)."""
     parser = argparse.ArgumentParser(prog="python -m data", description=__doc__)
@@ -55,6 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name, meaning in (("check", "say what `load` would do"), ("load", "load drops")):
         command = commands.add_parser(name, help=f"{meaning}; each folder is one drop")
         command.add_argument("folder", nargs="+", type=Path, help="a folder named YYYY-MM-DD")
+    _add_generate(commands.add_parser("generate", help="write drops of an invented service"))
     options = parser.parse_args(arguments)
     settings = Database()
     try:
@@ -68,10 +85,14 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{settings.database} is set up")
         elif options.command == "contract":
             print(markdown())
+        elif options.command == "generate":
+            fields = {name: getattr(options, name) for name in Plan.__dataclass_fields__}
+            folders = generate(options.out, Plan(**fields))
+            print(f"{len(folders)} drops in {options.out}: {folders[0].name} to {folders[-1].name}")
         elif options.command in ("check", "load"):
             for folder in options.folder:
                 print(load(folder, settings, dry_run=options.command == "check"))
-    except (ServerError, DropError) as error:
+    except (ServerError, DropError, PlanError) as error:
         print(error, file=sys.stderr)
         return 1
     except psycopg.OperationalError as error:

@@ -27,6 +27,7 @@ from data.database import Database
 
 if TYPE_CHECKING:
     from data.load import LoadResult
+    from feature_repo.audit import AuditResult
 
 ROOT = Path(__file__).resolve().parent.parent
 DBT_PROJECT = ROOT / "dbt_project"
@@ -206,7 +207,7 @@ def apply() -> None:
     from feast.repo_config import load_repo_config
     from feast.repo_operations import apply_total
 
-    with _told_as("apply", "make build && make apply"), _inside_feature_repo():
+    with _told_as("apply", "make build apply"), _inside_feature_repo():
         repo = Path.cwd()
         config = load_repo_config(repo, repo / "feature_store.yaml")
         apply_total(config, repo, skip_source_validation=False)
@@ -223,7 +224,7 @@ def publish(end_date: datetime | None = None) -> None:
 
 
 class _WithoutFeastsDates(io.TextIOBase):
-    """Feast announces a start date for each view, which our engine does not go by: leave that out."""
+    """Leaves out the start that Feast announces for each view: our engine does not go by it."""
 
     def __init__(self, out: TextIO) -> None:
         self.out, self.line = out, ""
@@ -243,14 +244,18 @@ def _store() -> Any:
     return FeatureStore(repo_path=str(FEATURE_REPO))
 
 
-def audit() -> Any:
+def audit() -> list[AuditResult]:
     """Compare every online value with its offline one; a difference is an error."""
+    from feature_repo.audit import AuditError
     from feature_repo.audit import audit as compare
 
-    with _told_as("audit", "make publish && make audit"):
-        result = compare()
-    say(str(result))
-    return result
+    with _told_as("audit", "make publish audit"):
+        try:
+            results = compare()
+        except AuditError as error:
+            raise StepError("audit", str(error), "make publish audit") from error
+    say(f"  online equals offline: {sum(result.compared for result in results):,} rows compared")
+    return results
 
 
 def training_set(as_of: Sequence[str], **options: Any) -> Any:

@@ -1,0 +1,113 @@
+"""The arrows of the data flow, held by what the code says.
+
+If one of these fails, a step reads what it must not know: features that are not tested yet, rows
+that are not features, or a database that the API's role may not enter.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SCHEMAS = ("raw", "staging", "features", "published", "online", "ledger")
+IN_SQL = re.compile(rf"\b(?:from|join|into|update|table|view|copy)\s+({'|'.join(SCHEMAS)})\.", re.I)
+
+# Package -> the schemas its SQL may name. Orchestration only looks at outcomes.
+MAY_NAME = {
+    "data": {"raw"},
+    "feature_repo": {"published", "online", "ledger"},
+    "serving": {"online", "ledger"},
+    "orchestration": {"published", "online", "ledger"},
+}
+# Package -> the packages of ours that it may import.
+MAY_IMPORT = {
+    "data": set(),
+    "feature_repo": {"data"},
+    "serving": {"data", "feature_repo"},
+    "orchestration": {"data", "feature_repo", "serving"},
+}
+# The leak check empties the raw tables of the scratch databases that it makes.
+EXCEPT = {"orchestration/leak_check.py": set(SCHEMAS)}
+
+
+def modules(package: str) -> Iterator[tuple[Path, ast.Module]]:
+    for path in sorted((ROOT / package).rglob("*.py")):
+        yield path, ast.parse(path.read_text())
+
+
+def named_schemas(module: ast.Module) -> set[str]:
+    """Schemas that the module's SQL names, in strings or as the first part of an Identifier."""
+    found = set()
+    for node in ast.walk(module):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found |= {schema.lower() for schema in IN_SQL.findall(node.value)}
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "Identifier":
+            first = node.args[0] if len(node.args) > 1 else None
+            if isinstance(first, ast.Constant) and first.value in SCHEMAS:
+                found.add(first.value)
+    return found
+
+
+@pytest.mark.parametrize("package", MAY_NAME)
+def test_each_package_names_only_the_schemas_upstream_of_it(package: str) -> None:
+    for path, module in modules(package):
+        name = path.relative_to(ROOT).as_posix()
+        allowed = MAY_NAME[package] | EXCEPT.get(name, set())
+        assert named_schemas(module) <= allowed, name
+
+
+def test_the_search_for_schemas_finds_them() -> None:
+    code = 'q = "select 1 from raw.users"\nt = sql.Identifier("features", table)\n'
+    assert named_schemas(ast.parse(code)) == {"raw", "features"}
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_packages_import_only_what_lies_before_them(package: str) -> None:
+    for path, module in modules(package):
+        imported = set()
+        for node in ast.walk(module):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                imported.add(node.module.split(".")[0])
+        ours = imported & set(MAY_IMPORT) - {package}
+        assert ours <= MAY_IMPORT[package], path.relative_to(ROOT)
+
+
+def test_only_staging_reads_sources() -> None:
+    models = ROOT / "dbt_project" / "models"
+    readers = {
+        path.relative_to(models).parts[0]
+        for path in models.rglob("*.sql")
+        if "source(" in path.read_text()
+    }
+    assert readers == {"staging"}
+
+
+def test_no_model_names_a_schema_by_hand() -> None:
+    """A name by hand is an arrow that dbt, its lineage and its order of building do not see."""
+    by_hand = re.compile(rf"(?<!distinct )\b(?:from|join)\s+(?:{'|'.join(SCHEMAS)})\.", re.I)
+    models = ROOT / "dbt_project" / "models"
+    assert not [path.name for path in models.rglob("*.sql") if by_hand.search(path.read_text())]
+
+
+def test_the_top_level_holds_what_the_readme_names() -> None:
+    tracked = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True, check=True
+    ).stdout
+    top = {name.partition("/")[0] for name in tracked.splitlines()}
+    files = {
+        "Dockerfile", "LICENSE", "Makefile", "README.md", "docker-compose.yml", "pyproject.toml",
+        "requirements-dev.lock", "requirements.lock",
+    }  # fmt: skip
+    hidden = {".ci", ".dockerignore", ".env.example", ".gitignore", ".sqlfluff", ".sqlfluffignore"}
+    folders = {
+        "data", "dbt_project", "docs", "feature_repo", "orchestration", "serving", "tests"
+    }  # fmt: skip
+    assert top <= files | hidden | folders

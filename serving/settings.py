@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import ipaddress
 import os
+from functools import lru_cache
 from pathlib import Path
 
 from pydantic import Field
@@ -95,6 +96,7 @@ class Keys:
         return digest.hex()[:8] if any(matches) else None
 
 
+@lru_cache(maxsize=256)  # asked for every request, about the same few names
 def is_loopback(host: str) -> bool:
     """Whether a host name or address means this machine alone."""
     try:

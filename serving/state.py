@@ -20,7 +20,7 @@ from serving.catalogue import Catalogue, Row, Service, read_catalogue
 from serving.feast_store import FeastStore
 from serving.problems import Problem
 from serving.settings import Keys, Settings, SettingsError
-from serving.store import Link, MismatchError, PostgresStore, Store
+from serving.store import Link, MismatchError, PostgresStore, Store, end
 
 log = logging.getLogger("serving.state")
 
@@ -66,8 +66,7 @@ class State:
 
     async def stop(self) -> None:
         """Close everything."""
-        self._refresher.cancel()
-        await asyncio.gather(self._refresher, return_exceptions=True)
+        await end(task for task in (self._refresher, self._reloading) if task)
         await self.store.stop()
         await self.link.close()
         await self.page_link.close()

@@ -14,7 +14,7 @@ import logging
 import os
 import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import psycopg
@@ -98,9 +98,7 @@ class PostgresStore:
         self._lanes = [asyncio.create_task(self._lane()) for _ in range(self._connections)]
 
     async def stop(self) -> None:
-        for lane in self._lanes:
-            lane.cancel()
-        await asyncio.gather(*self._lanes, return_exceptions=True)
+        await end(self._lanes)
         self._fail_waiting()
 
     async def read(self, service: Service, user_ids: Sequence[str]) -> list[Row]:
@@ -178,7 +176,9 @@ class PostgresStore:
         except psycopg.Error as error:
             for read in reads:
                 _fail(read.future, MismatchError(str(error)))
-            raise
+            # A statement prepared before a column changed its type would fail for ever.
+            await connection.execute("deallocate all")
+            return
         finally:
             watchdog.cancel()
         start = 0
@@ -207,6 +207,18 @@ class PostgresStore:
     def _fail_waiting(self) -> None:
         while self._waiting:
             _fail(self._waiting.popleft().future, unavailable())
+
+
+async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel tasks and wait for their end.
+
+    Again and again: until Python 3.12, `asyncio.wait_for` can swallow a cancellation.
+    """
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.1)
 
 
 def _fail(future: asyncio.Future, error: Exception) -> None:

@@ -175,10 +175,8 @@ def test_a_bad_month_reaches_neither_the_training_set_nor_the_api(built: Built, 
     steps.apply()
     steps.publish()
     assert served(tmp_path / "after") == before
-    assert (
-        rows("select sum(changed + removed) from ledger.materializations")[0][0]
-        == len(before[1]) * 5
-    )
+    moved = "select changed + removed from ledger.materializations order by materialization_id"
+    assert [n for (n,) in rows(f"{moved} desc limit 5")] == [0] * 5
 
     execute(*REPAIR)
     steps.build()

@@ -36,6 +36,7 @@ from feature_repo.views import view_of
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 KEPT_INTERVALS = 20
+BUILD, APPLY = "cd dbt_project && dbt build", "cd feature_repo && feast apply"
 AGAIN = "cd feature_repo && feast materialize-incremental $(date -u +%Y-%m-%dT%H:%M:%S)"
 
 
@@ -161,12 +162,14 @@ class StreamflowEngine(ComputeEngine):
             "(the starts that materialize-incremental names above limit nothing):",
             flush=True,
         )
+        views = [view_of(task.feature_view) for task in tasks]
+        _require_columns(
+            connection, views, online=isinstance(self.online_store, StreamflowOnlineStore)
+        )
         results = {}
-        for task in tasks:
-            view = view_of(task.feature_view)
+        for task, view in zip(tasks, views, strict=True):
             start, end = _range(task)
             writer = self._writer(task.feature_view, view)
-            _require_columns(connection, view, online=writer is None)
             plan = publish.make_plan(connection, view, self.store_name(), publication, start, end)
             outcome = (writer or publish.run)(connection, plan)
             publish.record(connection, plan, outcome)
@@ -210,25 +213,28 @@ def _range(task: MaterializationTask) -> tuple[datetime | None, datetime]:
     return (None if abs(start - made_up) < timedelta(minutes=10) else start), end
 
 
-def _require_columns(connection: psycopg.Connection, view: View, *, online: bool) -> None:
+def _require_columns(
+    connection: psycopg.Connection, views: Sequence[View], *, online: bool
+) -> None:
     """Raise MaterializationError when a relation or one of its columns is missing."""
-    apply = "cd feature_repo && feast apply"
-    needed = [(view.source, {"user_id", "as_of", "known_at", "is_retracted"}, "dbt build")]
+    needed = {
+        view.source: ({"user_id", "as_of", "known_at", "is_retracted", *view.names}, BUILD)
+        for view in views
+    }
     if online:
-        needed.append((f"online.{view.name}", {"user_id", "as_of", "known_at"}, apply))
-    for relation, own, remedy in needed:
-        remedy = "cd dbt_project && dbt build" if remedy == "dbt build" else remedy
-        there = {
-            name
-            for (name,) in connection.execute(
-                "select attname from pg_attribute where attrelid = to_regclass(%s)"
-                " and attnum > 0 and not attisdropped",
-                [relation],
-            )
-        }
-        missing = sorted((own | set(view.names)) - there)
+        for view in views:
+            needed[f"online.{view.name}"] = ({"user_id", "as_of", "known_at", *view.names}, APPLY)
+    there: dict[str, set[str]] = {}
+    for relation, column in connection.execute(
+        "select relation, attname from unnest(%s::text[]) as relation inner join pg_attribute"
+        " on attrelid = to_regclass(relation) where attnum > 0 and not attisdropped",
+        [list(needed)],
+    ):
+        there.setdefault(relation, set()).add(column)
+    for relation, (columns, remedy) in needed.items():
+        missing = sorted(columns - there.get(relation, set()))
         if missing:
-            what = f"{relation}.{missing[0]}" if there else relation
+            what = f"{relation}.{missing[0]}" if relation in there else relation
             raise MaterializationError(
                 f"{what} does not exist. Make it with: {remedy}; then: {AGAIN}"
             )

@@ -148,16 +148,9 @@ def run(connection: psycopg.Connection, plan: Plan) -> Outcome:
     if plan.form == "slice":
         _run_slice(connection, plan, outcome)
     elif plan.form == "changes":
-        outcome.considered = count(connection, plan)
-        outcome.removed = connection.execute(
-            sql.SQL(
-                "delete from {online} as online using {newest} as newest"
-                " where newest.is_retracted and online.user_id = newest.user_id"
-                " and online.as_of <= %(as_of)s"
-            ).format(online=plan.view.table, newest=newest_versions(plan.view)),
-            plan.parameters,
-        ).rowcount
-        outcome.changed = connection.execute(_upsert(plan.view), plan.parameters).rowcount
+        outcome.considered, outcome.changed, outcome.removed = connection.execute(
+            _apply_changes(plan.view), plan.parameters
+        ).fetchone() or (0, 0, 0)
         outcome.unchanged = max(0, outcome.considered - outcome.changed - outcome.removed)
     outcome.seconds = time.perf_counter() - began
     return outcome
@@ -180,7 +173,9 @@ def _run_slice(connection: psycopg.Connection, plan: Plan, outcome: Outcome) -> 
             parameters,
         ).rowcount
     outcome.considered = count(connection, plan)
-    outcome.changed = connection.execute(_upsert(view), parameters).rowcount
+    newer = plan.was is not None and plan.as_of is not None and plan.as_of > plan.was
+    upsert = _upsert(view, newest_versions(view), compare=not newer)
+    outcome.changed = connection.execute(upsert, parameters).rowcount
     outcome.unchanged = outcome.considered - outcome.changed
     outcome.removed += connection.execute(
         sql.SQL("delete from {} where as_of < %(as_of)s").format(view.table), parameters
@@ -207,13 +202,12 @@ def newest_versions(view: View) -> sql.Composed:
 
 
 def count(connection: psycopg.Connection, plan: Plan) -> int:
-    """Users this run looks at: those of the slice, or those with a version since the last run."""
+    """Users of the slice."""
     return scalar(
         connection,
-        sql.SQL(
-            "select count(*) from {} as newest where %(since)s::timestamptz is not null"
-            " or not is_retracted"
-        ).format(newest_versions(plan.view)),
+        sql.SQL("select count(*) from {} as newest where not is_retracted").format(
+            newest_versions(plan.view)
+        ),
         plan.parameters,
     )
 
@@ -227,22 +221,40 @@ def _fill(view: View) -> sql.Composed:
     ).format(online=view.table, columns=identifiers(view.names), newest=newest_versions(view))
 
 
-def _upsert(view: View) -> sql.Composed:
+def _apply_changes(view: View) -> sql.Composed:
+    """Users with a new version, written, removed: few rows, so all in one statement."""
+    return sql.SQL(
+        "with newest as materialized {newest}, removed as ("
+        "delete from {online} as online using newest where newest.is_retracted"
+        " and online.user_id = newest.user_id and online.as_of <= %(as_of)s returning 1"
+        "), written as ({upsert} returning 1)"
+        " select (select count(*) from newest), (select count(*) from written),"
+        " (select count(*) from removed)"
+    ).format(
+        newest=newest_versions(view),
+        online=view.table,
+        upsert=_upsert(view, sql.SQL("newest")),
+    )
+
+
+def _upsert(view: View, newest: sql.Composable, *, compare: bool = True) -> sql.Composed:
     """Rows that are missing online, older there, or of the same version with another content.
 
-    Unchanged rows are left out by the join, as `on conflict ... where` would lock each of them.
+    `compare` leaves unchanged rows out by a join, as `on conflict ... where` would lock each of
+    them; without it, every row is taken to be new, as those of a newer as_of are.
     """
-    return sql.SQL(
-        "insert into {online} as online (user_id, {columns}, as_of, known_at, published_at)"
-        " select newest.user_id, {new}, newest.as_of, newest.known_at, now()"
-        " from {newest} as newest left join {online} as there"
-        " on there.user_id = newest.user_id"
+    join = sql.SQL(
+        " left join {online} as there on there.user_id = newest.user_id"
         " where not newest.is_retracted and ("
         "there.user_id is null"
         " or (there.as_of, coalesce(there.known_at, '-infinity'))"
         " < (newest.as_of, newest.known_at)"
-        " or (there.as_of, there.known_at) = (newest.as_of, newest.known_at)"
-        " and {differ})"
+        " or (there.as_of, there.known_at) = (newest.as_of, newest.known_at) and {differ})"
+    ).format(online=view.table, differ=any_distinct(view.names, "there", "newest"))
+    return sql.SQL(
+        "insert into {online} as online (user_id, {columns}, as_of, known_at, published_at)"
+        " select newest.user_id, {new}, newest.as_of, newest.known_at, now()"
+        " from {newest} as newest{which}"
         " on conflict (user_id) do update set ({columns}, as_of, known_at, published_at)"
         " = row({excluded}, excluded.as_of, excluded.known_at, excluded.published_at)"
         " where (online.as_of, coalesce(online.known_at, '-infinity'))"
@@ -251,9 +263,9 @@ def _upsert(view: View) -> sql.Composed:
         online=view.table,
         columns=identifiers(view.names),
         new=identifiers(view.names, "newest"),
-        differ=any_distinct(view.names, "there", "newest"),
         excluded=identifiers(view.names, "excluded"),
-        newest=newest_versions(view),
+        newest=newest,
+        which=join if compare else sql.SQL(" where not newest.is_retracted"),
     )
 
 

@@ -108,8 +108,9 @@ class Gate:
         server = scope.get("server")
         host = headers.get(b"host", b"").decode("latin-1")
         name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
-        # A Unix socket has no port; who may reach it is up to the file system.
-        if server and server[1] is not None and not (is_loopback(server[0]) and is_loopback(name)):
+        # Who may reach a Unix socket is up to the file system.
+        a_file = server is not None and server[1] is None and server[0].startswith("/")
+        if server and not a_file and not (is_loopback(server[0]) and is_loopback(name)):
             raise Problem(
                 403,
                 "not-loopback",

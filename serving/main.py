@@ -21,7 +21,7 @@ from serving import metrics, schemas
 from serving.gate import Gate
 from serving.logs import set_up_logs
 from serving.page_data import PageData, describe
-from serving.problems import TITLES, Problem
+from serving.problems import KINDS, TITLES, Problem
 from serving.routes import Features, LeanRoute, ServiceName
 from serving.settings import Settings
 from serving.state import State
@@ -210,6 +210,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             "bearer": {"type": "http", "scheme": "bearer"},
             "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
         }
+        document["x-problems"] = KINDS
         # {}: on loopback no key need be configured
         document["security"] = [{"bearer": []}, {"header": []}, {}]
         app.openapi_schema = document

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,6 +17,7 @@ from data.setup import set_up
 from serving.main import create_app
 from serving.settings import Settings
 from tests.serving.hand_made import fill, running
+from tests.serving.processes import api
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +34,16 @@ def _hand_made(server: EmbeddedServer) -> Database:
 def online(_hand_made: Database) -> Database:
     """The hand-made online store, to be read only."""
     return _hand_made
+
+
+@pytest.fixture(scope="session")
+def quick_api(
+    _hand_made: Database, free_port: Callable[[], int], session_folder: Path
+) -> Iterator[int]:
+    """Port of a running API over the hand-made store, with a short time limit."""
+    port = free_port()
+    with api(_hand_made, port, session_folder / "quick-api.log", timeout=0.5):
+        yield port
 
 
 @pytest.fixture

@@ -1,0 +1,40 @@
+// What the page and the API's documentation share.
+
+/** An element: attributes by name, `on...` as listeners; children are nodes or text. */
+export function element(name, attributes = {}, ...children) {
+  const svg = ["svg", "rect", "path", "line", "title"].includes(name);
+  const made = svg
+    ? document.createElementNS("http://www.w3.org/2000/svg", name)
+    : document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
+    else if (value !== undefined && value !== null && value !== false) made.setAttribute(key, value);
+  }
+  made.append(...children.filter((child) => child !== null && child !== undefined));
+  return made;
+}
+
+/** Text with `code` in backquotes, as elements. */
+export function prose(text) {
+  return text.split("`").map((part, i) => (i % 2 ? element("code", {}, part) : part));
+}
+
+const KEY = "streamflow-api-key";
+
+export function useKey(key) {
+  sessionStorage.setItem(KEY, key);
+}
+
+/** The JSON at a path of this API. Throws the problem details of an error as an object. */
+export async function get(path) {
+  const key = sessionStorage.getItem(KEY);
+  let answer;
+  try {
+    answer = await fetch(path, { headers: key ? { "X-API-Key": key } : {} });
+  } catch {
+    throw { status: 0, detail: "The API does not answer. Is it running?" };
+  }
+  const body = await answer.json().catch(() => ({ status: answer.status, detail: answer.statusText }));
+  if (!answer.ok) throw body;
+  return body;
+}

@@ -110,6 +110,7 @@ def _create_tables(connection: psycopg.Connection) -> None:
             f"create table features.{view} (user_id text, as_of timestamptz, known_at timestamptz,"
             f" is_retracted boolean not null, {features}, primary key (user_id, as_of, known_at))"
         )
+        connection.execute(f"create index on features.{view} (as_of, known_at)")
         connection.execute(
             f"create view published.{view} as select * from features.{view}"
             " where known_at <= (select max(known_at) from ledger.publications)"

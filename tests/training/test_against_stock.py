@@ -36,13 +36,15 @@ from .conftest import COLUMNS, REFS, TTL, Version, World, day
 USERS = ["a", "b", "1", "11"]
 MICROSECOND = timedelta(microseconds=1)
 
-# Few instants, and neighbours a microsecond apart, so that every edge is met.
+# Few instants, and neighbours a microsecond apart, so that every edge is met: that of the day, of
+# the ttl of three days, and of the 32 days that are looked up first.
 instants = st.builds(
-    lambda number, shift: day(number) + shift * MICROSECOND,
+    lambda number, month, shift: day(number + 32 * month) + shift * MICROSECOND,
     st.integers(0, 8),
+    st.integers(0, 2),
     st.sampled_from([0, 0, 0, -1, 1]),
 )
-known = st.integers(10, 14).map(day)
+known = st.integers(80, 84).map(day)
 VALUES = {
     "double precision": st.none() | st.floats(),
     "bigint": st.none() | st.integers(-(2**63), 2**63 - 1),

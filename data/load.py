@@ -79,7 +79,7 @@ def load(
         if any(staged.report.count for staged in files):
             raise DropError(folder, [one.report for one in files if one.report.count])
         load_id, loaded_at = connection.execute(
-            "select nextval(pg_get_serial_sequence('raw.loads', 'load_id')), clock_timestamp()"
+            "select coalesce(max(load_id), 0) + 1, clock_timestamp() from raw.loads"
         ).fetchone() or (0, None)
         merge = _Merge(connection, drop, load_id, loaded_at)
         results = {staged.table.name: merge.table(staged) for staged in files}
@@ -117,8 +117,7 @@ class _Merge:
         if first or added or retracted:
             self.changed.append(staged.table.name)
             self.connection.execute(
-                "insert into raw.loads overriding system value values"
-                " (%s, %s, %s, %s, %s, %s, %s, %s)",
+                "insert into raw.loads values (%s, %s, %s, %s, %s, %s, %s, %s)",
                 [
                     self.load_id,
                     staged.table.name,

@@ -67,7 +67,7 @@ def read_header(path: Path, table: Table, report: Report) -> list[Column]:
         try:
             names = next(csv.reader(lines, strict=True), [])
         except csv.Error as error:
-            report.add(1, "", f"the header is not valid CSV ({error})")
+            report.add(1, "", _csv_problem(error))
             return []
     if path.stat().st_size == 0:
         report.add(0, "", "the file is empty; expected at least a header")
@@ -181,7 +181,7 @@ def slow_rows(
             try:
                 cells = next(reader, None)
             except csv.Error as error:
-                report.add(line, "", f"not valid CSV ({error}); is a quote missing or too much?")
+                report.add(line, "", _csv_problem(error))
                 continue
             if cells is None:
                 return
@@ -200,3 +200,15 @@ def slow_rows(
             for problem in order_problems(header, row[1:], line):
                 report.add(problem.line, problem.column, problem.text)
             yield row
+
+
+def _csv_problem(error: csv.Error) -> str:
+    """The parser's complaint in words that do not change with Python's version."""
+    problems = {
+        "unexpected end": "a quote is opened and never closed",
+        "expected after": "text follows a closing quote; expected a comma or the line's end",
+        "new-line": "a carriage return stands alone; expected lines to end in a line feed",
+        "field limit": "a cell has more than 131072 characters",
+        "NUL": "a NUL character",
+    }
+    return next((text for part, text in problems.items() if part in str(error)), str(error))

@@ -10,7 +10,7 @@ create schema if not exists ledger;    -- what was built, published, materialize
 
 -- One row per load: a drop folder that changed something.
 create table if not exists raw.loads (
-    load_id bigint generated always as identity,
+    load_id bigint not null,                  -- ascending in the order of commit
     table_name text not null,
     as_of timestamptz not null,               -- the drop's date, midnight UTC
     loaded_at timestamptz not null,

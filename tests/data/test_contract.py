@@ -1,0 +1,115 @@
+"""The contract is what the database, the documents and the real drops say."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from data.__main__ import main
+from data.contract import TABLES
+from data.database import Database
+from data.setup import BOOKKEEPING, set_up
+from tests.data.drops import HEADERS, USERS, everything
+from tests.data.test_load import JAN, REAL, Drop
+
+
+def columns(settings: Database) -> set[tuple[str, str, str, bool]]:
+    with settings.connect() as connection:
+        return set(
+            connection.execute(
+                """select c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull
+                from pg_attribute as a join pg_class as c on c.oid = a.attrelid
+                where c.relnamespace = 'raw'::regnamespace and c.relkind = 'r' and a.attnum > 0"""
+            ).fetchall()
+        )
+
+
+def test_raw_tables_follow_the_contract(database: Database) -> None:
+    types = {"timestamptz": "timestamp with time zone"}
+    expected = {
+        (table.name, column.name, types.get(column.type.sql, column.type.sql), not column.nullable)
+        for table in TABLES
+        for column in table.columns
+    }
+    found = columns(database)
+    assert expected <= found
+    extra = {name for table, name, *_ in found - expected if table != "loads"}
+    assert extra == set(BOOKKEEPING)
+
+
+def test_set_up_again_changes_nothing_and_two_at_once_agree(database: Database) -> None:
+    before = columns(database)
+    admin = database.model_copy(update={"database": "postgres"})
+    other = database.model_copy(update={"database": "set_up_twice"})
+    with psycopg.connect(admin.conninfo(), autocommit=True) as connection:
+        connection.execute("create database set_up_twice")
+        try:
+            with ThreadPoolExecutor(4) as pool:
+                list(pool.map(set_up, [other, database] * 4))
+            assert columns(other) == before == columns(database)
+        finally:
+            connection.execute("drop database set_up_twice with (force)")
+
+
+def test_set_up_does_not_wait_for_a_load(database: Database) -> None:
+    """`make up` while a load runs must not hang."""
+    with database.connect() as loading:
+        loading.execute("lock table raw.usage in row exclusive mode")
+        waiting = database.model_copy()
+        with waiting.connect() as connection:
+            connection.execute(
+                sql.SQL("alter database {} set lock_timeout = '2s'").format(
+                    sql.Identifier(database.database)
+                )
+            )
+        set_up(database)
+
+
+def test_the_contract_is_printed_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["contract"]) == 0
+    printed = capsys.readouterr().out
+    for table in TABLES:
+        section = printed.split(f"### {table.file}")[1].split("###")[0]
+        rows = [line.split(" | ")[0].lstrip("| ") for line in section.splitlines() if "|" in line]
+        assert rows[2:] == [column.name for column in table.columns]
+
+
+def test_real_drops_have_the_contracts_columns() -> None:
+    if not REAL.exists():
+        pytest.skip(f"the real StreamFlow drops are not at {REAL}: NOT TESTED against real data")
+    for path in REAL.glob("*/*.csv"):
+        assert path.open().readline().strip().split(",") == HEADERS[path.stem].split(",")
+
+
+def test_commands_say_what_they_did(
+    database: Database, drop: Drop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(drop(JAN, users=USERS, labels=["a,true"]))
+    empty = everything(database)
+    assert main(["check", folder]) == 0
+    assert everything(database) == empty
+    assert main(["load", folder]) == 0
+    report = capsys.readouterr().out.splitlines()[-4:]
+    assert [line.split() for line in report] == [
+        ["2024-01-31", "read", "added", "repeated", "retracted"],
+        ["users", "2", "2", "0", "0"],
+        ["labels", "1", "1", "0", "0"],
+        ["load", "1"],
+    ]
+    assert main(["load", folder]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "nothing changed"
+    assert main(["load", str(drop(JAN, labels=["a,maybe"]))]) == 1
+    captured = capsys.readouterr()
+    assert not captured.out
+    assert "line 2, churn_label: 'maybe'" in captured.err
+
+
+def test_a_server_that_is_not_there_is_said_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], drop: Drop
+) -> None:
+    monkeypatch.setenv("STREAMFLOW_PG_PORT", "1")
+    assert main(["load", str(drop(JAN, users=USERS))]) == 1
+    assert "make up" in capsys.readouterr().err

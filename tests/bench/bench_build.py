@@ -39,7 +39,7 @@ PROJECT = ROOT / "dbt_project"
 sys.path.insert(0, str(ROOT))
 
 DROP = "timestamptz '2022-12-01' + {m} * interval '1 month'"  # month m ends at this drop's as_of
-CHANCE = "abs(hashint8(u * 1000003 + {m} * 4001 + k * 17 + {n}))"
+CHANCE = "(hashint8(u::bigint * 1000003 + {m} * 4001 + k * 17 + {n}) & 2147483647)"
 WHEN = f"{DROP} - interval '1 month' + {CHANCE} % 2400000 * interval '1 second'"
 ROWS = {  # table: columns, values, rows a user and month
     "users": (

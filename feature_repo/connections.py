@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 # Seconds to wait for a connection. A pool gives up a failed attempt after RECONNECT seconds and
 # starts afresh with the next request: with psycopg_pool's default (5 minutes, doubling pauses) a
 # server that was away for a minute would stay unreachable for up to another.
-WAIT = 5.0
+WAIT = 3.0
 RECONNECT = 1.0
 IDLE = 60.0  # seconds after which an idle connection is closed
 

@@ -307,12 +307,18 @@ def _upsert(view: View) -> sql.Composed:
 def _parameters(view: View, row: Row) -> dict[str, Any]:
     key, values, event, created = row
     user_id = user_id_of(key)
-    if user_id is None:
-        raise OnlineStoreError(f"A row for {view.name} has no user_id; nothing was written.")
+    missing = "user_id" if user_id is None else "event timestamp" if _is_null(event) else None
+    if missing:
+        raise OnlineStoreError(f"A row for {view.name} has no {missing}; nothing was written.")
     features = [from_value(values.get(name, Value())) for name in view.names]
     return {
         "0": user_id,
         "as_of": make_tzaware(event),
-        "known_at": None if created is None else make_tzaware(created),
+        "known_at": None if _is_null(created) else make_tzaware(created),
         **{str(number): value for number, value in enumerate(features, 1)},
     }
+
+
+def _is_null(instant: datetime | None) -> bool:
+    """Feast passes pandas' NaT on, which is a datetime, and would be stored as infinity."""
+    return instant is None or instant != instant

@@ -1,0 +1,237 @@
+"""Stock Feast's Redis store, filled by this project's engine.
+
+Needs redis-server (Debian: apt-get install redis-server) and the Python package redis (the extra
+`redis`); without them these tests are skipped, and say so.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import time
+from datetime import timedelta
+
+import pandas as pd
+import pytest
+from feast import FeatureStore
+
+from feature_repo.audit import AuditError
+from feature_repo.feast_objects import apply_definitions
+from feature_repo.manifest import read_manifest
+from tests.feast.conftest import REPO
+from tests.feast.offline import FEB, JAN, VIEWS, Offline, day
+
+SERVER = shutil.which("redis-server")
+pytestmark = [
+    pytest.mark.skipif(SERVER is None, reason="NOT TESTED: no redis-server in PATH"),
+    pytest.mark.skipif(
+        importlib.util.find_spec("redis") is None,
+        reason="NOT TESTED: the Python package redis is not installed (pip install '.[redis]')",
+    ),
+]
+USERS = [f"user-{number:03d}" for number in range(30)]
+EVERYTHING = [f"{view}:{name}" for view, names in VIEWS.items() for name in names]
+
+
+@pytest.fixture(scope="module")
+def redis_port(free_port, tmp_path_factory):
+    """A redis-server of our own, in memory alone."""
+    import redis
+
+    port, folder = free_port(), tmp_path_factory.mktemp("redis")
+    server = subprocess.Popen(
+        [SERVER, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)],
+        stdout=subprocess.DEVNULL,
+    )
+    client = redis.Redis(port=port)
+    for _ in range(100):
+        try:
+            client.ping()
+            break
+        except redis.ConnectionError:
+            time.sleep(0.05)
+    yield port
+    server.terminate()
+    server.wait()
+
+
+@pytest.fixture
+def redis_store(offline, redis_port, tmp_path) -> FeatureStore:
+    """The project's feature_store.redis.yaml, with the port of our server."""
+    import redis
+
+    redis.Redis(port=redis_port).flushall()
+    text = (REPO / "feature_store.redis.yaml").read_text()
+    assert "127.0.0.1:6379" in text
+    path = tmp_path / "feature_store.redis.yaml"
+    path.write_text(text.replace("6379", str(redis_port)))
+    store = FeatureStore(fs_yaml_file=path)
+    apply_definitions(store)
+    return store
+
+
+def served(store: FeatureStore, users: list[str] = USERS) -> dict:
+    """user_id -> every feature, by name."""
+    rows = [{"user_id": user} for user in users]
+    columns = store.get_online_features(EVERYTHING, rows).to_dict()
+    return {
+        user: {name: columns[name][place] for name in columns if name != "user_id"}
+        for place, user in enumerate(users)
+    }
+
+
+def expected(offline: Offline, users: list[str] = USERS) -> dict:
+    wanted: dict = {user: {} for user in users}
+    for view, features in VIEWS.items():
+        rows = offline.expected(view)
+        for user in users:
+            values = rows[user][2:] if user in rows else [None] * len(features)
+            wanted[user].update(zip(features, values, strict=True))
+    return wanted
+
+
+def audit(store: FeatureStore):
+    from feature_repo.audit_redis import audit_redis
+
+    return audit_redis(store=store)
+
+
+def test_corrections_of_the_same_as_of_late_rows_and_new_months_arrive(redis_store, offline, now):
+    offline.publish(offline.month(JAN, USERS))
+    redis_store.materialize_incremental(now)
+    assert served(redis_store) == expected(offline)
+    offline.publish(offline.month(JAN, USERS[:4], shift=3))  # stock Feast skips these
+    redis_store.materialize_incremental(now)
+    assert served(redis_store) == expected(offline)
+    offline.publish(offline.month(FEB, USERS, shift=5))
+    offline.publish(offline.month(JAN, USERS, shift=6))
+    redis_store.materialize_incremental(now)
+    assert served(redis_store) == expected(offline)
+    redis_store.materialize(day("2023-01-01"), JAN)
+    assert served(redis_store) == expected(offline)
+    assert [result.compared for result in audit(redis_store)] == [30, 30, 30]
+
+
+def test_users_who_left_and_retracted_rows_are_removed(redis_store, offline, now):
+    offline.publish(offline.month(JAN, USERS))
+    redis_store.materialize_incremental(now)
+    offline.publish(offline.month(FEB, USERS[5:]))
+    redis_store.materialize_incremental(now)
+    assert served(redis_store) == expected(offline)
+    assert offline.ledger("user_features")[-1]["removed"] == 5
+    offline.publish({name: [(USERS[9], FEB, None)] for name in VIEWS})
+    redis_store.materialize_incremental(now)
+    assert served(redis_store) == expected(offline)
+    audit(redis_store)
+
+
+def test_a_new_feature_is_filled(redis_store, offline, now):
+    offline.publish(offline.month(JAN, USERS))
+    redis_store.materialize_incremental(now)
+    offline.define({**VIEWS, "user_features": {**VIEWS["user_features"], "tenure_days": "bigint"}})
+    with offline.connect() as connection:
+        connection.execute("update features.user_features set tenure_days = 2 ^ 60")
+    apply_definitions(redis_store, read_manifest())
+    redis_store.materialize_incremental(now)
+    rows = [{"user_id": "user-003"}]
+    got = redis_store.get_online_features(["user_features:tenure_days"], rows).to_dict()
+    assert got["tenure_days"] == [2**60]
+
+
+def test_nothing_new_writes_nothing(redis_store, offline, now, monkeypatch):
+    from feast.infra.online_stores.redis import RedisOnlineStore
+
+    offline.publish(offline.month(JAN, USERS))
+    redis_store.materialize_incremental(now)
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("wrote to Redis")
+
+    monkeypatch.setattr(RedisOnlineStore, "online_write_batch", refuse)
+    redis_store.materialize_incremental(now)
+    redis_store.materialize(day("1970-01-01"), now)
+    last = offline.ledger("user_features")[-1]
+    assert (last["considered"], last["changed"], last["unchanged"]) == (30, 0, 30)
+
+
+def test_a_newer_push_stays(redis_store, offline, now):
+    offline.publish(offline.month(JAN, USERS))
+    pushed = pd.DataFrame(
+        {
+            "user_id": ["user-001"],
+            "as_of": [FEB],
+            "known_at": [now],
+            "watch_hours_30d": [77.0],
+            "skips_7d": [1],
+        }
+    )
+    redis_store.write_to_online_store("usage_features", pushed)
+    redis_store.materialize_incremental(now)
+    assert served(redis_store)["user-001"]["watch_hours_30d"] == 77.0
+    result = next(r for r in audit(redis_store) if r.view == "usage_features")
+    assert (result.passed, result.ahead) == (True, 1)
+
+
+def test_a_run_killed_in_the_middle_is_repeated_by_the_next(redis_store, offline, now, monkeypatch):
+    from feature_repo.redis_writer import RedisWriter
+
+    offline.publish(offline.month(JAN, USERS))
+    redis_store.materialize_incremental(now)
+    offline.publish(offline.month(FEB, USERS[5:], shift=2))
+    write = RedisWriter._write
+
+    def write_half(self, rows):
+        write(self, rows[: len(rows) // 2])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr(RedisWriter, "_write", write_half)
+        with pytest.raises(KeyboardInterrupt):
+            redis_store.materialize_incremental(now)
+    offline.publish(offline.month(FEB + timedelta(days=1), USERS[10:], shift=3))
+    redis_store.materialize_incremental(now)
+    assert served(redis_store) == expected(offline)
+    audit(redis_store)
+
+
+def test_the_audit_names_what_differs(redis_store, offline, now, redis_port):
+    import redis
+
+    offline.publish(offline.month(JAN, USERS))
+    offline.publish(offline.month(FEB, USERS[1:]))
+    redis_store.materialize_incremental(now)
+    client = redis.Redis(port=redis_port)
+    gone = next(key for key in client.keys("*") if b"user-004" in key)
+    client.delete(gone)
+    left = pd.DataFrame(
+        {
+            "user_id": ["user-000"],
+            "as_of": [JAN],
+            "known_at": [now],
+            "watch_hours_30d": [1.0],
+            "skips_7d": [1],
+        }
+    )
+    redis_store.write_to_online_store("usage_features", left)
+    with pytest.raises(AuditError) as failed:
+        audit(redis_store)
+    result = next(r for r in failed.value.results if r.view == "usage_features")
+    assert (result.differing, result.missing, result.extra) == (0, 1, 1)
+    assert "usage_features user-004: missing" in str(failed.value)
+    assert "usage_features user-000: extra" in str(failed.value)
+    # The repair that the error names works here, too.
+    redis_store.materialize(day("1970-01-01"), now)
+    audit(redis_store)
+
+
+def test_both_stores_beside_each_other_keep_their_own_record(redis_store, store, offline, now):
+    offline.publish(offline.month(JAN, USERS))
+    store.materialize_incremental(now)
+    redis_store.materialize_incremental(now)
+    assert served(redis_store) == expected(offline) == served(store)
+    with offline.connect() as connection:
+        stores = connection.execute(
+            "select distinct split_part(store, ' ', 1) from ledger.materializations order by 1"
+        ).fetchall()
+    assert stores == [("postgres",), ("redis",)]

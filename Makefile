@@ -66,9 +66,10 @@ audit: $(VENV)/.runtime ## does every online value equal the offline one?
 	@$(RUN) audit
 
 .PHONY: training-set
-training-set: $(VENV)/.runtime ## features and labels of a snapshot   AS_OF=2024-01-31 [KNOWN_AT=...]
+training-set: $(VENV)/.runtime ## features and labels of snapshots    AS_OF=2024-01-31[,...|..2024-06-30] [KNOWN_AT= SERVICE=]
 	@$(call need,AS_OF,make training-set AS_OF=2024-01-31)
-	@$(RUN) training-set --as-of '$(AS_OF)' $(if $(KNOWN_AT),--known-at '$(KNOWN_AT)')
+	@$(RUN) training-set --as-of '$(AS_OF)' $(if $(KNOWN_AT),--known-at '$(KNOWN_AT)') \
+		$(if $(SERVICE),--service '$(SERVICE)')
 
 .PHONY: leak-check
 leak-check: $(VENV)/.runtime ## do your models look into the future? (draws histories, moves rows, rebuilds)

@@ -46,7 +46,10 @@ def demo() -> None:
         say(f"  {len(drops)} drops in {shown(DROPS)}")
     with step("Load: check the drops, copy them into raw"):
         for drop in drops:
-            steps.ingest(drop)
+            loaded = steps.ingest(drop, show=lambda table: None)
+            added = sum(table.added for table in loaded.tables.values())
+            repeated = sum(table.repeated for table in loaded.tables.values())
+            say(f"  {drop.name}: {added:,} rows added, {repeated:,} known already")
     with step("dbt build: features by as_of, tested, then published"):
         steps.build()
     with step("feast apply: feature views read from dbt's manifest"):
@@ -55,15 +58,15 @@ def demo() -> None:
         steps.publish()
         steps.audit()
     with step("Training set: point-in-time features and labels of the newest snapshot"):
-        steps.training_set([drops[-1].name])
+        say(str(steps.training_set([drops[-1].name])))
     with step("dbt docs: lineage from raw drop to API"):
         steps.docs()
-        start_docs()
+        docs = start_docs()
     with step("API"):
         address = start_api()
         user = a_user()
         say(f"  listening at {address}")
-    say(summary(address, user))
+    say(summary(address, user, docs))
 
 
 def start_api() -> str:
@@ -76,8 +79,8 @@ def start_api() -> str:
     return address
 
 
-def start_docs() -> None:
-    """What `dbt docs serve` shows, at the address the API's page links to."""
+def start_docs() -> str:
+    """What `dbt docs serve` shows, at the address the API's page links to; else the file of it."""
     from serving.settings import Settings
 
     url = Settings().docs_url
@@ -87,8 +90,9 @@ def start_docs() -> None:
         background.start(DOCS, [*command, "--directory", str(steps.target())], url)
     except background.BackgroundError as error:  # a port like 8080 is often taken
         say(f"  not served: {error}")
-    else:
-        say(f"  served at {url}")
+        return shown(steps.target() / "static_index.html")
+    say(f"  served at {url}")
+    return url
 
 
 def down() -> None:
@@ -101,25 +105,28 @@ def down() -> None:
 
 
 def a_user() -> str:
-    """A user whom the online store knows."""
+    """A user whom the online store knows, if possible one who watches."""
     with Database().connect() as connection:
-        row = connection.execute("select min(user_id) from online.usage_features").fetchone()
+        row = connection.execute(
+            "select user_id from online.usage_features"
+            " order by watch_hours_30d > 0 desc nulls last, user_id limit 1"
+        ).fetchone()
     assert row is not None
     return str(row[0])
 
 
-def summary(address: str, user: str) -> str:
+def summary(address: str, user: str, docs: str) -> str:
     """What runs where, and the API's real answer for a user."""
     url = f"{address}/features/{user}"
     with urllib.request.urlopen(url, timeout=10) as answer:
         body = json.dumps(json.load(answer), indent=2)
     return f"""
-$ curl {url.removeprefix("http://127.0.0.1")}
+$ curl {url.replace("http://127.0.0.1", "localhost")}
 {body}
 
   The API for people      {address}/
   Its reference           {address}/docs
-  dbt's docs and lineage  {shown(steps.target() / "static_index.html")}
+  dbt's docs and lineage  {docs}
   Training set            data/processed/training_df.csv
   One user through Feast  make vector USER={user}
   Stop everything         make down

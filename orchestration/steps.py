@@ -88,8 +88,10 @@ def address() -> str:
     return f"{settings.host}:{settings.port}/{settings.database}"
 
 
-def ingest(folder: Path | str) -> LoadResult:
+def ingest(folder: Path | str, *, show: Callable[[str], None] = say) -> LoadResult:
     """Check and load one drop in one transaction; the same drop again changes nothing.
+
+    `show` gets the table of what was read, added, repeated and retracted.
 
     Raises:
         StepError: the drop was refused (its cause, a `DropError`, has every error).
@@ -99,7 +101,7 @@ def ingest(folder: Path | str) -> LoadResult:
     repair = f"make load DROP={folder}"
     with _told_as("ingest", repair):
         result = load(folder)
-    say(str(result))
+    show(str(result))
     return result
 
 
@@ -323,4 +325,4 @@ def pipeline(drops: Sequence[Path | str] = (), as_of: Sequence[str] = ()) -> Non
     publish()
     audit()
     if as_of:
-        training_set(as_of)
+        say(str(training_set(as_of)))

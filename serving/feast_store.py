@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timezone
+from datetime import datetime, timezone
 
 from feast import FeatureView
 from feast.infra.online_stores.helpers import get_online_store_from_config
@@ -73,9 +73,10 @@ class FeastStore:
         for view in service.views:
             columns = [feature.column for feature in view.features]
             table = FeatureView.from_proto(view.proto)
-            read = self._store.online_read(self._config, table, keys, columns)
+            # a copy: Feast's Redis store adds a name of its own to the list
+            read = self._store.online_read(self._config, table, keys, list(columns))
             for row, (moment, values) in zip(rows, read, strict=True):
-                if moment is None or values is None:
+                if moment is None or values is None or _nobody(moment, values):
                     row += [None] * (CLOCKS + len(columns))
                     continue
                 as_of = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
@@ -85,3 +86,8 @@ class FeastStore:
                     for c in columns
                 ]
         return [tuple(row) for row in rows]
+
+
+def _nobody(moment: datetime, values: dict[str, Value]) -> bool:
+    """Whether this is how Feast's Redis store says that it has no row: 1970, nothing set."""
+    return moment.timestamp() == 0 and all(v.WhichOneof("val") is None for v in values.values())

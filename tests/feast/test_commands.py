@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from feast import FeatureStore
 from psycopg import sql
 
@@ -97,9 +96,3 @@ def test_the_sample_as_a_training_set_equals_what_is_online(sample):
     assert len(names) == 16
     for name in names:
         assert online[name] == [offline[name][order[user]] for user in users], name
-
-
-@pytest.mark.parametrize("command", [["plan"], ["feature-views", "list"], ["entities", "list"]])
-def test_other_commands_of_feast_work(offline: Offline, store, command):
-    done = run(*command)
-    assert done.returncode == 0, done.stderr

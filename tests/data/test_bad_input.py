@@ -294,6 +294,39 @@ def test_bad_input_changes_nothing_and_says_what_is_wrong(
     assert everything(database) == before
 
 
+ALONE = {  # one wrong cell in a file of good ones: what the fast reader must not overlook
+    "payments": [
+        ("p,a,2024-04-01T00:00:00Z,1,failed", "attempted_at"),
+        ("p,a,2024-04-01T00:59:59-00:01,1,failed", "attempted_at"),
+        ("p,a,2024-02-30T00:00:00Z,1,failed", "attempted_at"),
+        ("p,a,,1,failed", "attempted_at"),
+        ("p,a,2024-03-31T23:59:59.999999Z,1,", "status"),
+        ("p,a,2024-03-31T23:59:59.999999Z,-0.01,failed", "amount"),
+        (f"{'p' * 201},a,2024-03-31T00:00Z,1,failed", "payment_id"),
+        ("p\u2028,a,2024-03-31T00:00Z,1,failed", "payment_id"),
+    ],
+    "support": [
+        ("t,a,2024-03-01T00:00:00.000001Z,2024-03-01T00:00:00Z,ticket/billing", "resolved_at"),
+        ("t,a,2024-03-01T00:00Z,2024-04-01T00:00Z,ticket/billing", "resolved_at"),
+    ],
+    "usage_agg_30d": [("a,1e999,,,,", "watch_hours_30d"), ("a,,NaN,,,", "avg_session_mins_7d")],
+    "labels": [("a,", "churn_label"), ("b,yes", "churn_label"), ("", "expected 2")],
+}
+
+
+@pytest.mark.parametrize("table", ALONE)
+def test_a_single_wrong_cell_is_found(
+    table: str, database: Database, drop: Callable[..., Path]
+) -> None:
+    for line, place in ALONE[table]:
+        with pytest.raises(DropError) as refused:
+            load(drop("2024-03-31", users=USERS, **{table: [line]}), database)
+        _, title, problem, _ = str(refused.value).split("\n")
+        assert title == f"{table}.csv: 1 error"
+        assert problem.startswith("  line 2"), problem
+        assert place in problem, problem
+
+
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
@@ -320,12 +353,12 @@ def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
 CELLS = st.one_of(
     st.sampled_from(["", "a", "1", "01.50", "1e5", "-1", "2024-02-29T12:00:00+01:00", "NaN", " "]),
     st.sampled_from(["2024-03-31T23:59:59.999999Z", "2024-04-01 00:59+01", "2023-02-29T00:00Z"]),
-    st.text(st.characters(exclude_characters="\r\n"), max_size=4),
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n"), max_size=4),
 )
 GOOD = ("s", "u", "2024-03-01 10:00", "", "1", "", "")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 6), CELLS), max_size=3), st.booleans())
 def test_the_fast_reader_accepts_nothing_that_the_slow_one_refuses(
     tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, str]], crlf: bool

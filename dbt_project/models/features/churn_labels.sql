@@ -4,7 +4,10 @@ with
 
 pairs as (
     {% if build.recompute %}
-    select user_id, as_of from {{ ref('stg_labels') }}
+    select
+        user_id,
+        as_of
+    from {{ ref('stg_labels') }}
     {% else %}
     select distinct user_id, as_of from {{ changes }} where table_name = 'labels'
     {% endif %}

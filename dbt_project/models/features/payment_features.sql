@@ -39,7 +39,8 @@ final as (
         measured.user_id,
         measured.as_of,
         case
-            when {{ covered('measured.payments_since', 90, 'measured.as_of') }} then measured.failed_90d
+            when {{ covered('measured.payments_since', 90, 'measured.as_of') }}
+                then measured.failed_90d
             else delivered.failed_payments_90d
         end as failed_payments_90d,
         case

@@ -44,7 +44,8 @@ final as (
         measured.user_id,
         measured.as_of,
         case
-            when {{ covered('measured.support_since', 90, 'measured.as_of') }} then measured.tickets_90d
+            when {{ covered('measured.support_since', 90, 'measured.as_of') }}
+                then measured.tickets_90d
             else delivered.support_tickets_90d
         end as support_tickets_90d,
         case
@@ -53,10 +54,12 @@ final as (
             else delivered.ticket_avg_resolution_hrs_90d
         end as ticket_avg_resolution_hrs_90d,
         case
-            when {{ covered('measured.support_since', 180, 'measured.as_of') }} then measured.open_tickets
+            when {{ covered('measured.support_since', 180, 'measured.as_of') }}
+                then measured.open_tickets
         end as open_tickets,
         case
-            when {{ covered('measured.support_since', 90, 'measured.as_of') }} then measured.complaints_90d
+            when {{ covered('measured.support_since', 90, 'measured.as_of') }}
+                then measured.complaints_90d
         end as complaints_90d
     from measured
     left join delivered on measured.user_id = delivered.user_id and measured.as_of = delivered.as_of

@@ -63,7 +63,8 @@ final as (
             else delivered.avg_session_mins_7d
         end as avg_session_mins_7d,
         case
-            when {{ covered('measured.usage_since', 30, 'measured.as_of') }} then measured.devices_30d
+            when {{ covered('measured.usage_since', 30, 'measured.as_of') }}
+                then measured.devices_30d
             else delivered.unique_devices_30d
         end as unique_devices_30d,
         case
@@ -77,7 +78,8 @@ final as (
             else delivered.rebuffer_events_7d
         end as rebuffer_events_7d,
         case
-            when {{ covered('measured.usage_since', 30, 'measured.as_of') }} then measured.active_days_30d
+            when {{ covered('measured.usage_since', 30, 'measured.as_of') }}
+                then measured.active_days_30d
         end as active_days_30d,
         case
             when {{ covered('measured.usage_since', 90, 'measured.as_of') }}
@@ -85,7 +87,9 @@ final as (
         end as days_since_last_session,
         case
             when {{ covered('measured.usage_since', 60, 'measured.as_of') }}
-                then {{ ratio('coalesce(measured.ms_30d, 0) - coalesce(measured.ms_30d_before, 0)', 3600000) }}
+                then {{ ratio(
+                    'coalesce(measured.ms_30d, 0) - coalesce(measured.ms_30d_before, 0)', 3600000
+                ) }}
         end as watch_hours_trend_30d
     from measured
     left join delivered on measured.user_id = delivered.user_id and measured.as_of = delivered.as_of

@@ -13,12 +13,13 @@ compared as (
     select
         calendar.*,
         published.as_of is null as is_new,
-        published.as_of is null
-        or calendar.state_as_of is distinct from published.state_as_of
-        or calendar.next_state_as_of is distinct from published.next_state_as_of
-        or calendar.usage_since is distinct from published.usage_since
-        or calendar.payments_since is distinct from published.payments_since
-        or calendar.support_since is distinct from published.support_since as is_changed,
+        published.as_of is null or (
+            calendar.state_as_of is distinct from published.state_as_of
+            or calendar.next_state_as_of is distinct from published.next_state_as_of
+            or calendar.usage_since is distinct from published.usage_since
+            or calendar.payments_since is distinct from published.payments_since
+            or calendar.support_since is distinct from published.support_since
+        ) as is_changed,
         published.state_as_of as published_state_as_of,
         published.next_state_as_of as published_next_state_as_of
     from calendar

@@ -65,6 +65,8 @@ def pytest_configure(config: pytest.Config) -> None:
     A fixture would be too late for a module that reads its settings on import.
     """
     for name in list(os.environ):
+        if name == "STREAMFLOW_CHROMIUM":  # where the browser is, no setting of the program
+            continue
         if name.startswith(("STREAMFLOW_", "DBT_", "FEAST_", "PG")):
             del os.environ[name]
     # Below /tmp itself, not pytest's own folder: a server started by root runs as `nobody`, who

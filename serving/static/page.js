@@ -4,7 +4,9 @@ import { element, get, prose, useKey } from "./common.js";
 
 const byId = (id) => document.getElementById(id);
 const numbers = new Intl.NumberFormat("en", { maximumSignificantDigits: 6 });
-const short = new Intl.NumberFormat("en", { maximumSignificantDigits: 3, notation: "compact" });
+const compact = new Intl.NumberFormat("en", { maximumSignificantDigits: 3, notation: "compact" });
+const exponent = new Intl.NumberFormat("en", { maximumSignificantDigits: 3, notation: "scientific" });
+const short = { format: (n) => (Math.abs(n) < 1e15 ? compact : exponent).format(n) };
 const percent = (share) =>
   share > 0 && share < 0.01 ? "under 1 %" : share > 0.99 && share < 1 ? "over 99 %" : `${Math.round(share * 100)} %`;
 let catalogue;
@@ -140,7 +142,7 @@ function show(vector, service) {
               href: feature.lineage, "aria-label": `Lineage of ${feature.name} in dbt's docs` }, "Lineage")) : null)),
         valueOf(vector.features[feature.name], feature.unit),
         compareCell);
-      cells[feature.name] = { row, compare: compareCell };
+      cells[feature.name] = { row, compare: compareCell, whole: feature.type.startsWith("int") };
       return row;
     });
     return element("section", { class: "view", "aria-labelledby": `view-${view.name}` },
@@ -201,19 +203,25 @@ function compare(cell, value, distribution, sampled) {
   const here = value === null ? -1 : Math.min(Math.max(Math.floor((value - low) / step), 0), counts.length - 1);
   const standing = value === null ? `null, as for ${percent(distribution.nulls / distribution.users)} of users`
     : standingOf(value, here, distribution, known);
+  // Steps of whole numbers are centred: 2.5 to 3.5 is 3.
+  const from = (i) => short.format(low + i * step + (cell.whole && step % 1 === 0 ? 0.5 : 0));
+  const to = (i) => short.format(low + (i + 1) * step - (cell.whole && step % 1 === 0 ? 0.5 : 0));
   const most = Math.max(...counts);
+  const width = 240 / counts.length;
+  const bar = (i, y, height, mine, ...inside) => element("rect", { x: i * width + 0.5, y, height,
+    width: Math.max(width - 1, 0.5), class: mine ? "here" : null }, ...inside);
   const bars = counts.map((count, i) => {
     const height = count ? Math.max((count / most) * 40, 1) : 0;
-    return element("rect", { x: i + 0.06, y: 42 - height, width: 0.88, height, class: i === here ? "here" : null },
-      element("title", {}, `${short.format(low + i * step)} to ${short.format(low + (i + 1) * step)}: ${numbers.format(count)} users`));
+    const range = from(i) === to(i) ? from(i) : `${from(i)} to ${to(i)}`;
+    return bar(i, 42 - height, height, i === here, element("title", {}, `${range}: ${numbers.format(count)} users`));
   });
-  if (here >= 0) bars.push(element("rect", { class: "here", x: here + 0.06, y: 42.5, width: 0.88, height: 2.5 }));
+  if (here >= 0) bars.push(bar(here, 42.5, 2.5, true));
   cell.compare.replaceChildren(
-    element("svg", { class: "plot", viewBox: `0 0 ${counts.length} 45`, preserveAspectRatio: "none", role: "img",
+    element("svg", { class: "plot", viewBox: "0 0 240 45", preserveAspectRatio: "none", role: "img",
       "aria-label": `Distribution over ${of}. This user: ${standing}.` },
-      element("line", { x1: 0, x2: counts.length, y1: 42, y2: 42, "stroke-width": 0.5 }), ...bars),
-    element("p", { class: "caption" }, element("span", {}, `${below ? "≤ " : ""}${short.format(low)}`),
-      element("span", {}, of), element("span", {}, `${above ? "≥ " : ""}${short.format(high)}`)),
+      element("line", { x1: 0, x2: 240, y1: 42, y2: 42, "stroke-width": 0.5 }), ...bars),
+    element("p", { class: "caption" }, element("span", {}, `${below ? "≤ " : ""}${from(0)}`),
+      element("span", {}, of), element("span", {}, `${above ? "≥ " : ""}${to(counts.length - 1)}`)),
     element("p", { class: "standing" }, standing));
 }
 
@@ -222,7 +230,7 @@ function standingOf(value, here, { low, high, counts, below, above }, known) {
   if (value < low) return `among the lowest ${percent(below / known)}`;
   if (value > high) return `among the highest ${percent(above / known)}`;
   const alike = counts[here];
-  if (alike > known / 4) return `about like ${percent(alike / known)} of users`;
+  if (alike > known / 4) return `like ${percent(alike / known)} of users`;
   return `higher than ${percent((lower + alike / 2) / known)} of users`;
 }
 

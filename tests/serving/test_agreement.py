@@ -63,7 +63,11 @@ def of_the_api(
                             "/features", json={"user_ids": users, "service": service["name"]}
                         )
                     ).json(),
-                    {f["name"]: view["name"] for view in service["views"] for f in view["features"]},
+                    {
+                        f["name"]: view["name"]
+                        for view in service["views"]
+                        for f in view["features"]
+                    },
                 )
                 for service in catalogue["services"]
             }, catalogue
@@ -172,9 +176,7 @@ def test_redis_gone_and_back(sample: Database, redis_yaml: Path) -> None:
 
     async def run() -> None:
         yaml = redis_yaml.with_name("gone.yaml")
-        yaml.write_text(
-            (REPO / "feature_store.redis.yaml").read_text().replace(":6379", ":1")
-        )
+        yaml.write_text((REPO / "feature_store.redis.yaml").read_text().replace(":6379", ":1"))
         store = FeatureStore(repo_path=str(REPO), fs_yaml_file=redis_yaml)
         apply_definitions(store)
         settings = Settings(feature_store=yaml)

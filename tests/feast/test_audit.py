@@ -96,6 +96,14 @@ def test_equal_passes_and_is_kept(filled, offline):
             (0, 0, 1),
             "usage_features user-007: online, but not offline",
         ),
+        (  # exactly what was right before the retraction
+            "insert into online.usage_features (user_id, watch_hours_30d, skips_7d, as_of,"
+            " known_at) select user_id, watch_hours_30d, skips_7d, as_of, known_at"
+            " from features.usage_features where user_id = 'user-007' and as_of = '2024-02-29'"
+            " and not is_retracted",
+            (0, 0, 1),
+            "usage_features user-007: online, but not offline",
+        ),
     ],
 )
 def test_a_planted_difference_is_found_and_named(filled, offline, statement, counts, named):

@@ -6,10 +6,12 @@ import psycopg
 import pytest
 from feast import FeatureStore, RepoConfig
 from feast.errors import FeatureViewNotFoundException
+from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
+from feast.repo_config import RegistryConfig
 
 from feature_repo.feast_objects import apply_definitions
 from feature_repo.manifest import parse_manifest
-from feature_repo.registry import RegistryConflictError, RegistryError
+from feature_repo.registry import PostgresRegistryStore, RegistryConflictError, RegistryError
 from tests.feast.conftest import REPO
 from tests.feast.offline import VIEWS, manifest
 
@@ -56,6 +58,13 @@ def test_of_two_writers_the_second_fails_and_loses_nothing(store):
     again.registry.delete_feature_view("user_features", "streamflow")
     with pytest.raises(FeatureViewNotFoundException):
         FeatureStore(repo_path=str(REPO)).get_feature_view("user_features")
+
+
+def test_a_writer_that_saw_no_registry_does_not_replace_one(store):
+    registry = PostgresRegistryStore(RegistryConfig(path="streamflow"))
+    with pytest.raises(RegistryConflictError):
+        registry.update_registry_proto(RegistryProto())
+    assert FeatureStore(repo_path=str(REPO)).list_feature_views()
 
 
 def test_a_writer_from_before_a_teardown_fails(store):

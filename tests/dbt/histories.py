@@ -34,10 +34,14 @@ from tests.dbt.oracle import (
 CONTRACT = {table.name: table for table in TABLES}
 COLUMNS = {table.name: [column.name for column in table.columns] for table in TABLES}
 WINDOWS = (0, 1, 7, 30, 60, 90, 180)
-GAPS = (1, 3, 7, 28, 29, 30, 31, 45, 60, 90, 91)
+GAPS = (1, 3, 7, 7, 8, 28, 29, 30, 30, 31, 60, 60, 90, 90, 91)
+WINDOWS_OF_FILES = (
+    *(("usage", days) for days in (7, 30, 60, 90)),
+    *(("payments", 90), ("support", 90)) * 2,
+)
 FIRST_DROPS = (date(2023, 12, 31), *(date(2024, 1, 29) + n * DAY for n in range(5)))
 # A daily calendar of a year of drops would be all that the database does: keep it short.
-LONGEST = {"drops": 400, "month": 400, "week": 150, "day": 40}
+LONGEST = {"drops": 100, "month": 100, "week": 40, "day": 10}  # gap between two drops, days
 
 
 @dataclass(frozen=True)
@@ -53,13 +57,8 @@ class Drawn:
 def draw(seed: int, users: int, cadence: str = "drops") -> Drawn:
     """A calendar of drops and `users` histories over it, from the seed alone."""
     random = Random(seed)
-    drops = [random.choice(FIRST_DROPS)]
-    while len(drops) < 5:
-        gap = random.choice([gap for gap in GAPS if gap < LONGEST[cadence] / 3])
-        if (drops[-1] - drops[0]).days + gap > LONGEST[cadence]:
-            break
-        drops.append(drops[-1] + gap * DAY)
-    plan = _deliveries(random, drops)
+    drops, lacking, missing = _drops(random, LONGEST[cadence])
+    plan, stops = _plan(random, drops, lacking, missing)
     as_ofs = drops if cadence == "drops" else calendar(drops[0], drops[-1], cadence)
     told = [
         _History(Random(f"{seed}/{number}"), f"h{number:03d}", drops, as_ofs).tell(plan)
@@ -69,33 +68,55 @@ def draw(seed: int, users: int, cadence: str = "drops") -> Drawn:
         Delivery(day, {file: [row for files in of_drop for row in files[file]] for file in files})
         for (day, files), of_drop in zip(plan, zip(*told, strict=True), strict=True)
     )
-    middle = sorted(random.sample(range(1, len(plan)), min(2, len(plan) - 1)))
-    return Drawn(seed, cadence, deliveries, (*middle, len(plan)))
+    return Drawn(seed, cadence, deliveries, stops)
 
 
-def _deliveries(random: Random, drops: Sequence[date]) -> list[tuple[date, tuple[str, ...]]]:
-    """Which drop arrives when, and with which files. The first one names the users there are."""
-    optional = [*STATE[1:], *AGGREGATES, *EVENT_KEYS]
-    complete = random.random() < 0.3  # else some event files are missing
+def _drops(random: Random, longest: int) -> tuple[list[date], date, str]:
+    """Dates of five drops; one of them, and the event file that it lacks at first.
 
-    def files(day: date) -> set[str]:
-        chosen = {"users"} if day == drops[0] or random.random() < 0.9 else set()
-        chosen |= {file for file in optional if random.random() < (0.4 if "agg" in file else 0.9)}
-        return chosen | (set(EVENT_KEYS) if complete else set()) or {"usage"}
+    From that one to the next drop it is as many days as one of the file's windows.
+    """
+    drops = [random.choice(FIRST_DROPS)]
+    place = random.randint(1, 3)
+    missing, window = random.choice([(f, n) for f, n in WINDOWS_OF_FILES if n <= longest])
+    for number in range(4):
+        gap = random.choice([n for n in GAPS if n <= longest])
+        drops.append(drops[-1] + (window if number == place else gap) * DAY)
+    return drops, drops[place], missing
 
-    first = [(day, files(day)) for day in drops]
-    again = []
-    for _ in range(random.randint(1, 3)):
-        day, had = random.choice(first)
-        chosen = {file for file in had if random.random() < 0.7} | {random.choice(optional)}
-        again.append((day, chosen))
-    roster, *rest = first
-    random.shuffle(rest)
-    plan = [roster, *rest]
-    for day, chosen in again:
-        arrived = next(place for place, (other, _) in enumerate(plan) if other == day)
-        plan.insert(random.randint(arrived + 1, len(plan)), (day, chosen))
-    return [(day, tuple(sorted(chosen))) for day, chosen in plan]
+
+def _plan(
+    random: Random, drops: Sequence[date], lacking: date, missing: str
+) -> tuple[list[tuple[date, tuple[str, ...]]], tuple[int, ...]]:
+    """Which drop arrives when and with which files, and after how many of them to build.
+
+    The first names the users there are. What covers a window follows from the drops alone, and a
+    round has only one calendar of drops: so in every round a drop that lacks an event file comes
+    after later drops were built, and brings the file after that was built.
+    """
+    had: dict[date, set[str]] = {}
+    for day in drops:
+        files = {file for file in AGGREGATES if random.random() < 0.5} | set(EVENT_KEYS)
+        if random.random() < 0.25:
+            files.remove(random.choice(list(EVENT_KEYS)))
+        had[day] = files | {file for file in STATE if random.random() < 0.9 or day == drops[0]}
+    had[lacking].discard(missing)
+
+    def again() -> tuple[date, set[str]]:
+        day = random.choice(drops[1:])
+        some = {file for file in had[day] if random.random() < 0.6}
+        return day, some | {"users", random.choice(sorted(had[day] & set(EVENT_KEYS)))}
+
+    others = [day for day in drops[1:] if day != lacking]
+    random.shuffle(others)
+    plan = [(day, had[day]) for day in (drops[0], *others)]
+    stops = [len(plan)]
+    plan += [(lacking, had[lacking]), *(again() for _ in range(random.randint(1, 2)))]
+    stops.append(len(plan))
+    plan += [(lacking, {missing, random.choice(AGGREGATES)})]
+    plan += [again() for _ in range(random.randint(0, 1))]
+    stops.append(len(plan))
+    return [(day, tuple(sorted(files))) for day, files in plan], tuple(stops)
 
 
 def reorder(seed: int, deliveries: Sequence[Delivery]) -> tuple[Delivery, ...]:

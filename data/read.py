@@ -25,7 +25,7 @@ from data.check import Report, cell_problem, order_problems, show
 from data.contract import MAX_CHARACTERS, Column, Table
 
 LONGEST_LINE = 1 << 20
-BLOCK = 1 << 23
+BLOCK = 1 << 20
 
 
 class SuspectError(Exception):
@@ -113,7 +113,8 @@ def fast_rows(path: Path, header: list[Column], day: date) -> Iterator[bytes]:
     try:
         reader = pacsv.open_csv(
             path,
-            pacsv.ReadOptions(column_names=names, skip_rows=1, block_size=BLOCK),
+            # Threads read ahead without limit: memory would grow with the file.
+            pacsv.ReadOptions(column_names=names, skip_rows=1, block_size=BLOCK, use_threads=False),
             pacsv.ParseOptions(ignore_empty_lines=False, quote_char=False),
             pacsv.ConvertOptions(
                 column_types=dict.fromkeys(names, pa.string()),

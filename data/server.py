@@ -8,6 +8,8 @@ paths that only root may enter.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import importlib.util
 import os
 import pwd
@@ -149,6 +151,12 @@ class EmbeddedServer:
         for folder in (self.home, self.socket):
             folder.mkdir(parents=True, exist_ok=True)
             self._own(folder)
+        with (self.home / "start.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # two at once: the second finds it ready
+            if not self.ready():
+                self._start()
+
+    def _start(self) -> None:
         if not (self.cluster / "PG_VERSION").exists():
             self._initialise()
         conf = self.cluster / "streamflow.conf"
@@ -221,9 +229,11 @@ class EmbeddedServer:
             if not connection.execute(
                 "select 1 from pg_database where datname = %s", [name]
             ).fetchone():
-                connection.execute(
-                    psycopg.sql.SQL("create database {}").format(psycopg.sql.Identifier(name))
-                )
+                made_elsewhere = psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation
+                with contextlib.suppress(*made_elsewhere):
+                    connection.execute(
+                        psycopg.sql.SQL("create database {}").format(psycopg.sql.Identifier(name))
+                    )
 
 
 def _enterable(folder: Path) -> bool:

@@ -130,15 +130,17 @@ def server(session_folder: Path) -> Iterator[EmbeddedServer]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _admin() -> psycopg.Connection:
-    settings = Database().model_copy(update={"database": "postgres"})
-    return psycopg.connect(settings.conninfo(), autocommit=True)
+def _admin(settings: Database | None = None) -> psycopg.Connection:
+    postgres = (settings or Database()).model_copy(update={"database": "postgres"})
+    return psycopg.connect(postgres.conninfo(), autocommit=True)
 
 
-def _drop(name: str) -> None:
-    with _admin() as connection:
+def _drop(settings: Database) -> None:
+    with _admin(settings) as connection:
         connection.execute(
-            sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name))
+            sql.SQL("drop database if exists {} with (force)").format(
+                sql.Identifier(settings.database)
+            )
         )
 
 
@@ -153,7 +155,7 @@ def _rename(name: str, new_name: str) -> None:
 
 def _clone(template: str) -> Database:
     settings = Database()
-    _drop(settings.database)
+    _drop(settings)
     with _admin() as connection:
         connection.execute(
             sql.SQL("create database {} template {}").format(
@@ -180,7 +182,7 @@ class _Template:
     def _build(self) -> str:
         # Built under the usual name, so that what dbt and Feast noted down fits the copies.
         usual = Database().database
-        _drop(usual)
+        _drop(Database())
         environment = os.environ | {"DBT_TARGET_PATH": str(self.target)}
         for command in self.make:
             done = subprocess.run(
@@ -220,7 +222,7 @@ def database(empty_template: _Template, target: Path) -> Iterator[Database]:
     """An empty database with its schemas and raw tables, gone after the test."""
     settings = _clone(empty_template.ready())
     yield settings
-    _drop(settings.database)
+    _drop(settings)
 
 
 @pytest.fixture
@@ -229,7 +231,7 @@ def sample(sample_template: _Template, target: Path) -> Iterator[Database]:
     settings = _clone(sample_template.ready())
     shutil.copytree(sample_template.target, target)
     yield settings
-    _drop(settings.database)
+    _drop(settings)
 
 
 @pytest.fixture(scope="session")

@@ -74,12 +74,14 @@ class Answers:
     def origin(self, service: Service, row: Row) -> Origin:
         """The origin of a row's values, as of this second."""
         clocks, values = service.clocks_of(row), service.values_of(row)
-        empty: tuple[bool, ...] = ()
-        if None in values:
-            empty = tuple(
-                all(value is None for value in values[view.first : view.first + len(view.features)])
-                for view in service.views
-            )
+        # Views with a row and no value; the first value tells nearly always that it is none.
+        empty = tuple(
+            [
+                start
+                for start, end in service.spans
+                if values[start] is None and all(value is None for value in values[start:end])
+            ]
+        )
         key = (service.name, clocks, empty)
         second = int(time.time())
         origin = self._origins.get(key)
@@ -107,9 +109,7 @@ class Answers:
         )
         return body, origin
 
-    def _origin(
-        self, service: Service, clocks: Row, empty: tuple[bool, ...], second: int
-    ) -> Origin:
+    def _origin(self, service: Service, clocks: Row, empty: tuple[int, ...], second: int) -> Origin:
         now = int((time.time() - UNIX_2000) * 1_000_000)
         views: dict[str, dict[str, object]] = {}
         statuses: list[str] = []
@@ -121,7 +121,7 @@ class Answers:
             elif view.ttl_seconds and now - as_of > view.ttl_seconds * 1_000_000:
                 status = "older_than_ttl"
                 expired += [feature.name for feature in view.features]
-            elif empty and empty[place]:
+            elif view.first in empty:
                 status = "null"
             else:
                 status = "found"

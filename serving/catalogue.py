@@ -68,6 +68,11 @@ class Service:
         return tuple(feature.name for view in self.views for feature in view.features)
 
     @cached_property
+    def spans(self) -> tuple[tuple[int, int], ...]:
+        """Where each view's values lie among those of `names`."""
+        return tuple((view.first, view.first + len(view.features)) for view in self.views)
+
+    @cached_property
     def clocks_of(self) -> Callable[[Row], Row]:
         """Takes the clocks out of a row: three for each view."""
         starts = [view.first + CLOCKS * i for i, view in enumerate(self.views)]

@@ -15,6 +15,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute
 
 from data.database import Database
 from serving import metrics, schemas
@@ -63,17 +64,18 @@ def create_app(settings: Settings | None = None, database: Database | None = Non
         redirect_slashes=False,
     )
     app.state.streamflow = state
-    _add_feature_routes(app, state)
+    one = _add_feature_routes(app, state)
     _add_operations(app, state)
     _add_page(app, state)
-    app.add_middleware(Gate, state=state, settings=settings)
+    app.add_middleware(Gate, state=state, settings=settings, features=one)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 
 
-def _add_feature_routes(app: FastAPI, state: State) -> None:
+def _add_feature_routes(app: FastAPI, state: State) -> BaseRoute:
+    """The routes of one user and of many; that of one, for the gate."""
     features = Features(state)
     app.router.add_api_route(
         "/features/{user_id}",
@@ -85,6 +87,7 @@ def _add_feature_routes(app: FastAPI, state: State) -> None:
         | {304: {"description": "What the client has is current."}},
         route_class_override=LeanRoute,
     )
+    one = app.router.routes[-1]
     app.router.add_api_route(
         "/features",
         features.many,
@@ -94,6 +97,7 @@ def _add_feature_routes(app: FastAPI, state: State) -> None:
         responses=_problems(400, 404, 408, 413, 415, 422, 503),
         route_class_override=LeanRoute,
     )
+    return one
 
 
 def _add_operations(app: FastAPI, state: State) -> None:

@@ -110,7 +110,7 @@ class PostgresStore:
         future = loop.create_future()
         self._waiting.append(_Read(service, user_ids, future))
         self._wake.set()
-        deadline = loop.call_later(self._timeout, _fail, future, unavailable())
+        deadline = loop.call_later(self._timeout, _expire, future)
         try:
             return await future
         finally:
@@ -167,7 +167,7 @@ class PostgresStore:
             rows = await cursor.fetchall()
         except psycopg.errors.QueryCanceled:
             for read in reads:
-                _fail(read.future, unavailable())
+                _expire(read.future)
             return
         except (psycopg.OperationalError, psycopg.InterfaceError):
             # The connection broke, perhaps long ago: ask again on a new one while time is left.
@@ -206,7 +206,7 @@ class PostgresStore:
 
     def _fail_waiting(self) -> None:
         while self._waiting:
-            _fail(self._waiting.popleft().future, unavailable())
+            _expire(self._waiting.popleft().future)
 
 
 async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
@@ -219,6 +219,10 @@ async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
         for task in pending:
             task.cancel()
         _, pending = await asyncio.wait(pending, timeout=0.1)
+
+
+def _expire(future: asyncio.Future) -> None:
+    _fail(future, unavailable())
 
 
 def _fail(future: asyncio.Future, error: Exception) -> None:

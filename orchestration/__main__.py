@@ -48,6 +48,9 @@ def parser() -> argparse.ArgumentParser:
 PASSED_ON = {
     "training-set": "features and labels of a snapshot, as CSV and parquet",
     "leak-check": "do the models look into the future?",
+    "report": "freshness, tests and drift of a month as one HTML page",
+    "dagster": "Dagster's UI and daemon on this machine",
+    "backfill": "a range of months, one after the other",
 }
 
 
@@ -115,6 +118,18 @@ def run(options: argparse.Namespace, rest: list[str]) -> int | None:
         from orchestration.leak_check import main as leak_check
 
         return leak_check(rest)
+    elif options.step == "report":
+        from orchestration.report import main as report
+
+        return report(rest)
+    elif options.step == "dagster":
+        from orchestration.dagster_ui import main as dagster_ui
+
+        return dagster_ui(rest)
+    elif options.step == "backfill":
+        from orchestration.backfill import main as backfill
+
+        return backfill(rest)
     return None
 
 

@@ -1,0 +1,207 @@
+"""A month as one HTML page: freshness, rows and nulls, dbt's tests, audit, drift. Opens offline.
+
+`make report AS_OF=2024-02-29` writes `data/processed/report_2024-02-29.html`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg.rows import namedtuple_row
+
+from data.database import Database
+from feature_repo.manifest import FeatureTable, ManifestError, manifest_path, read_manifest
+from orchestration import steps
+from orchestration.drift import Drift, drift
+
+PROCESSED = steps.ROOT / "data" / "processed"
+TESTS = ("test", "unit_test")
+
+
+class ReportError(ValueError):
+    """There is nothing to report on; says what there is."""
+
+
+@dataclass(frozen=True)
+class Month:
+    """What the page shows. Rows come as named tuples in the order of the SQL below."""
+
+    as_of: datetime
+    before: datetime | None
+    made_at: datetime
+    publication: Any  # known_at, published_at, code_version, tests_run, invocation_id
+    deliveries: list[Any]
+    views: list[Any]
+    nulls: dict[str, int]  # table.feature -> nulls at as_of
+    rows: dict[str, int]  # table -> rows at as_of
+    tests: list[dict[str, Any]] | None  # None: results of this publication are not kept
+    audits: list[Any]
+    drift: list[Drift]
+    tables: Sequence[FeatureTable]
+
+
+DELIVERIES = """
+select table_name, max(loaded_at) as loaded_at, sum(rows_added)::bigint as added,
+    sum(rows_retracted)::bigint as retracted, count(*) as loads
+from raw.loads where as_of = %s group by table_name order by table_name
+"""
+PUBLICATION = """
+select known_at, published_at, code_version, tests_run, invocation_id
+from ledger.publications order by known_at desc limit 1
+"""
+VIEWS = """
+select distinct on (view_name) view_name, as_of, publication, materialized_at
+from ledger.materializations order by view_name, materialization_id desc
+"""
+AUDITS = """
+select distinct on (view_name, store) view_name, store, as_of, publication, compared, differing,
+    missing, extra, audited_at
+from ledger.audits order by view_name, store, audit_id desc
+"""
+
+
+def read_month(connection: psycopg.Connection, as_of: date) -> Month:
+    """Everything about one snapshot and the one before it.
+
+    Raises:
+        ReportError: nothing is published as of that day.
+    """
+    named = connection.cursor(row_factory=namedtuple_row)
+    tables = read_manifest(manifest_path()).tables
+    instant = datetime(as_of.year, as_of.month, as_of.day, tzinfo=timezone.utc)
+    known = _as_ofs(connection)
+    if instant not in known:
+        there = ", ".join(f"{day:%Y-%m-%d}" for day in known[-12:]) or "nothing yet"
+        raise ReportError(f"no features are published as of {as_of}; there is: {there}")
+    before = max((day for day in known if day < instant), default=None)
+    publication: Any = named.execute(PUBLICATION).fetchone()
+    rows, nulls = _counts(connection, tables, instant)
+    return Month(
+        as_of=instant,
+        before=before,
+        made_at=datetime.now(timezone.utc),
+        publication=publication,
+        deliveries=named.execute(DELIVERIES, [instant]).fetchall(),
+        views=named.execute(VIEWS).fetchall(),
+        nulls=nulls,
+        rows=rows,
+        tests=dbt_tests(publication.invocation_id),
+        audits=named.execute(AUDITS).fetchall(),
+        drift=drift(connection, tables, before, instant) if before else [],
+        tables=tables,
+    )
+
+
+def _as_ofs(connection: psycopg.Connection) -> list[datetime]:
+    found = connection.execute("select to_regclass('published.user_features_latest')").fetchone()
+    if found is None or found[0] is None:
+        return []
+    rows = connection.execute(
+        "select distinct as_of from published.user_features_latest order by 1"
+    )
+    return [row[0] for row in rows.fetchall()]
+
+
+def _counts(
+    connection: psycopg.Connection, tables: Sequence[FeatureTable], as_of: datetime
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Rows of each table, and nulls of each feature (by table.feature), at one as_of."""
+    rows, nulls = {}, {}
+    for table in tables:
+        columns = [psycopg.sql.Identifier(column.name) for column in table.columns]
+        row: Any = connection.execute(
+            psycopg.sql.SQL("select count(*), {} from {} where as_of = %s").format(
+                psycopg.sql.SQL(", ").join(
+                    psycopg.sql.SQL("count(*) - count({})").format(c) for c in columns
+                ),
+                psycopg.sql.Identifier("published", f"{table.name}_latest"),
+            ),
+            [as_of],
+        ).fetchone()
+        # By position: names repeat.
+        rows[table.name] = row[0]
+        for column, count in zip(table.columns, row[1:], strict=True):
+            nulls[f"{table.name}.{column.name}"] = count
+    return rows, nulls
+
+
+def dbt_tests(invocation_id: str) -> list[dict[str, Any]] | None:
+    """The data and unit tests of that dbt run; None when dbt has run something else since."""
+    try:
+        content = json.loads((steps.target() / "run_results.json").read_text())
+    except (OSError, ValueError):
+        return None
+    if content["metadata"]["invocation_id"] != invocation_id:
+        return None
+    return [
+        {
+            "id": result["unique_id"],
+            # test.streamflow.<name>.<hash>, unit_test.streamflow.<model>.<name>
+            "name": result["unique_id"].split(".")[3 if kind == "unit_test" else 2],
+            "status": result["status"],
+            "failures": result["failures"] or 0,
+            "message": result["message"] or "",
+            "seconds": result["execution_time"],
+        }
+        for result in content["results"]
+        for kind in [result["unique_id"].split(".")[0]]
+        if kind in TESTS
+    ]
+
+
+def report(as_of: date, folder: Path = PROCESSED) -> tuple[Path, Month]:
+    """Write the page of a month; where it is, and what it shows."""
+    from orchestration.report_page import page
+
+    try:
+        with Database().connect() as connection:
+            month = read_month(connection, as_of)
+    except (ReportError, ManifestError, psycopg.errors.UndefinedTable) as error:
+        raise steps.StepError("report", str(error), "make build publish report") from error
+    except psycopg.OperationalError as error:
+        what = f"no connection to {steps.address()} ({error})"
+        raise steps.StepError("report", what, f"make up && make report AS_OF={as_of}") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"report_{as_of}.html"
+    file.write_text(page(month), encoding="utf-8")
+    return file, month
+
+
+def summary(month: Month) -> str:
+    """The page in a few lines, for a terminal."""
+    lines = [f"  {sum(month.rows.values()):,} rows in {len(month.rows)} feature tables"]
+    if month.before is None:
+        return "\n".join([*lines, "  no earlier month to compare with"])
+    moved = [d for d in month.drift if d.moved]
+    lines.append(
+        f"  {len(moved)} of {len(month.drift)} features moved since {month.before:%Y-%m-%d}:"
+    )
+    lines += [
+        f"    {d.feature:<24} {100 * d.distance:5.1f} % of users apart, p {d.p_value:.1e}, "
+        f"PSI {d.psi:.3f} ({d.psi_band})"
+        for d in sorted(moved, key=lambda d: -d.distance)
+    ]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; 1 when there is nothing to report on."""
+    parser = argparse.ArgumentParser(prog="python -m orchestration report", description=__doc__)
+    parser.add_argument("--as-of", required=True, type=date.fromisoformat, help="2024-02-29")
+    parser.add_argument("--out", type=Path, default=PROCESSED, help="folder (data/processed)")
+    options = parser.parse_args(arguments)
+    try:
+        file, month = report(options.as_of, options.out)
+    except steps.StepError as error:
+        print(error, file=sys.stderr)
+        return 1
+    steps.say(f"{summary(month)}\n  {file}")
+    return 0

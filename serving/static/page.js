@@ -134,21 +134,21 @@ function show(vector, service) {
     const origin = vector.views[view.name];
     const rows = view.features.map((feature) => {
       const compareCell = element("div", { class: "compare" });
+      const about = element("div", {},
+        element("span", { class: "name" }, feature.name),
+        element("p", { class: "meaning" }, ...prose(feature.description),
+          feature.lineage ? element("span", {}, " ", element("a", {
+            href: feature.lineage, "aria-label": `Lineage of ${feature.name} in dbt's docs` }, "Lineage")) : null));
       const row = element("li", { class: "feature", "data-feature": feature.name },
-        element("div", {},
-          element("span", { class: "name" }, feature.name),
-          element("p", { class: "meaning" }, ...prose(feature.description),
-            feature.lineage ? element("span", {}, " ", element("a", {
-              href: feature.lineage, "aria-label": `Lineage of ${feature.name} in dbt's docs` }, "Lineage")) : null)),
-        valueOf(vector.features[feature.name], feature.unit),
-        compareCell);
-      cells[feature.name] = { row, compare: compareCell, whole: feature.type.startsWith("int") };
+        about, valueOf(vector.features[feature.name], feature.unit), compareCell);
+      cells[feature.name] = { about, compare: compareCell, whole: feature.type.startsWith("int") };
       return row;
     });
     return element("section", { class: "view", "aria-labelledby": `view-${view.name}` },
       element("h2", { id: `view-${view.name}` }, view.name, " ",
         element("span", { class: `badge ${origin.status}` }, origin.status.replaceAll("_", " "))),
-      element("p", {}, ...prose(view.description)),
+      // The first sentence says what the view is; the rest is for those who build it, in dbt's docs.
+      element("p", {}, ...prose(view.description.split(/(?<=\.)\s/)[0])),
       element("p", { class: "origin" }, ...originOf(origin)),
       element("ul", { class: "features" }, ...rows));
   });
@@ -249,7 +249,7 @@ function past(cell, feature, rows, current) {
   const earlier = (rows ?? []).filter((row) => row.as_of !== current);
   if (!cell || !earlier.length) return;
   const plain = earlier.length === 1 ? "1 earlier value" : `${earlier.length} earlier values`;
-  cell.row.append(element("details", {},
+  cell.about.append(element("details", {},
     element("summary", { "aria-label": `${plain} of ${feature.name}` }, plain),
     element("table", { class: "past" }, element("tbody", {}, ...earlier.map((row) =>
       element("tr", {}, element("th", { scope: "row" }, moment(row.as_of)),

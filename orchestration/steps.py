@@ -119,14 +119,15 @@ def build(*, show: Callable[[str], None] = say, **variables: object) -> BuildRes
 
     os.environ.setdefault("STREAMFLOW_CODE_VERSION", code_version())
     progress = _Progress(show)
-    outcome = dbtRunner(callbacks=[progress]).invoke(
-        [
-            "--quiet", "--no-use-colors", "build",
-            "--project-dir", str(DBT_PROJECT),
-            "--profiles-dir", str(DBT_PROJECT),
-            "--vars", json.dumps(variables),
-        ]
-    )  # fmt: skip
+    with _one_build_at_a_time(show):
+        outcome = dbtRunner(callbacks=[progress]).invoke(
+            [
+                "--quiet", "--no-use-colors", "build",
+                "--project-dir", str(DBT_PROJECT),
+                "--profiles-dir", str(DBT_PROJECT),
+                "--vars", json.dumps(variables),
+            ]
+        )  # fmt: skip
     nodes = getattr(outcome.result, "results", None)
     if not nodes:  # a selection or project without a node would count as success
         reason = outcome.exception or "dbt ran nothing"
@@ -148,6 +149,22 @@ def build(*, show: Callable[[str], None] = say, **variables: object) -> BuildRes
     tests = sum(node.node.resource_type in ("test", "unit_test") for node in nodes)
     show(f"  published as known at {row[0]:%Y-%m-%d %H:%M:%S} UTC: {tests} tests passed")
     return BuildResult(progress.invocation_id, row[0], dict(statuses), row[1], progress.warnings)
+
+
+@contextlib.contextmanager
+def _one_build_at_a_time(show: Callable[[str], None]) -> Iterator[None]:
+    """Wait for a build of another run; dbt's own start hook would refuse this one.
+
+    The lock is that of a session: it ends with this process, however that ends.
+    """
+    with _told_as("build", "make build"), contextlib.ExitStack() as stack:
+        lock = stack.enter_context(Database().connect(application_name="streamflow build lock"))
+        lock.autocommit = True
+        taken = lock.execute("select pg_try_advisory_lock(hashtext('streamflow build step'))")
+        if taken.fetchone() == (False,):
+            show("  another build is running: waiting for it to end")
+            lock.execute("select pg_advisory_lock(hashtext('streamflow build step'))")
+        yield
 
 
 def _failures(nodes: list[Any]) -> str:

@@ -1,0 +1,110 @@
+"""What Dagster loads: assets, checks, jobs, and what starts them. `make dagster` shows it.
+
+One run at a time is the instance's setting (orchestration/dagster.yaml); beyond Dagster, the steps
+themselves wait for each other in the database.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+
+from orchestration import assets, checks
+
+ingest_month = dg.define_asset_job(
+    "ingest_month",
+    selection=dg.AssetSelection.all() - dg.AssetSelection.assets(assets.TRAINING),
+    partitions_def=assets.MONTHS,
+    executor_def=dg.in_process_executor,  # dbt and Feast take seconds to import: once is enough
+    description="The drops of one month, from the folder all the way to audited online features.",
+)
+build_training_dataset = dg.define_asset_job(
+    "build_training_dataset",
+    selection=dg.AssetSelection.assets(assets.TRAINING),
+    partitions_def=assets.MONTHS,
+    executor_def=dg.in_process_executor,
+    description="Features and labels of the month's snapshots, as files.",
+)
+check_freshness = dg.define_asset_job(
+    "check_freshness",
+    selection=dg.AssetSelection.checks_for_assets(
+        *[dg.AssetKey(["online", name]) for name in assets.views()]
+    )
+    & dg.AssetSelection.checks(*[spec.key for spec in checks.fresh.check_specs]),
+    executor_def=dg.in_process_executor,
+    description="Is what is served still fresh? Also asked when no drop comes any more.",
+)
+
+SETTLED = 30  # seconds without a change, after which a drop is taken to be copied whole
+
+
+@dg.sensor(job=ingest_month, minimum_interval_seconds=30)
+def new_drop(context: dg.SensorEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    """A run for each month with a drop folder that is new, or whose files changed."""
+    months = sorted({drop.name[:7] for drop in assets.drops_folder().glob("????-??-??")})
+    asked = False
+    for month in months:
+        drops = assets.drops_of(month)
+        newest = max((file.stat().st_mtime for drop in drops for file in _files(drop)), default=0)
+        if not drops or not newest or time.time() - newest < SETTLED:
+            continue
+        if month not in assets.MONTHS.get_partition_keys():
+            context.log.warning(f"{month} lies outside of the partitions; not ingested")
+            continue
+        asked = True
+        # Dagster starts one run a key, ever: the same files again ask for nothing.
+        yield dg.RunRequest(run_key=f"{month}:{fingerprint(drops)}", partition_key=month)
+    if not asked:
+        yield dg.SkipReason(f"no settled drop in {assets.drops_folder()}")
+
+
+def _files(drop: Path) -> list[Path]:
+    return sorted(drop.glob("*.csv"))
+
+
+def fingerprint(drops: list[Path]) -> str:
+    """Names, sizes and times of the files: another one means that something was delivered."""
+    seen = hashlib.sha256()
+    for drop in drops:
+        for file in _files(drop):
+            about = file.stat()
+            seen.update(f"{drop.name}/{file.name} {about.st_size} {about.st_mtime_ns}\n".encode())
+    return seen.hexdigest()[:16]
+
+
+@dg.schedule(job=ingest_month, cron_schedule="0 6 2 * *", execution_timezone="UTC")
+def monthly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+    """On the 2nd, the month before: a drop that never came is a failed run, and so is noticed."""
+    month = month_before(context.scheduled_execution_time)
+    return dg.RunRequest(run_key=month, partition_key=month)
+
+
+def month_before(day: datetime) -> str:
+    """2024-03-02 -> 2024-02."""
+    return f"{day.replace(day=1) - timedelta(days=1):%Y-%m}"
+
+
+@dg.schedule(job=check_freshness, cron_schedule="0 7 * * *", execution_timezone="UTC")
+def daily_freshness(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+    return dg.RunRequest(run_key=f"{context.scheduled_execution_time:%Y-%m-%d}")
+
+
+defs = dg.Definitions(
+    assets=[
+        assets.raw,
+        assets.dbt_build,
+        assets.feast_apply,
+        assets.online_store,
+        assets.features_api,
+        assets.training_set,
+    ],
+    asset_checks=[checks.audit, checks.drifted, checks.fresh],
+    jobs=[ingest_month, build_training_dataset, check_freshness],
+    sensors=[new_drop],
+    schedules=[monthly, daily_freshness],
+)

@@ -37,7 +37,7 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import RepoConfig
 from feast.utils import compute_non_entity_date_range
-from pydantic import Field, StrictStr
+from pydantic import Field, PositiveInt, StrictStr
 
 from data.database import Database
 from feature_repo import arrow_copy, entity_frame, point_in_time
@@ -78,6 +78,8 @@ class StreamflowOfflineStoreConfig(PostgreSQLOfflineStoreConfig):
         default_factory=lambda: Database().password.get_secret_value(), repr=False
     )
     sslmode: StrictStr | None = Field(default_factory=lambda: Database().sslmode)
+    connections: PositiveInt = 2
+    """A large frame is looked up on this many connections side by side, from one snapshot."""
 
     def connect(self) -> psycopg.Connection:
         """One connection, in UTC."""

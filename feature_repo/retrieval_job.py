@@ -7,8 +7,11 @@ a value: then it is pandas' Int64. Instants keep their zone, UTC, where stock Fe
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import psycopg
 import pyarrow as pa
@@ -27,6 +30,7 @@ from psycopg import sql
 
 from feature_repo import arrow_copy, point_in_time
 
+ROWS_A_CONNECTION = 20_000  # fewer are not worth another connection
 EXACT = 2**53  # float64 holds every integer up to here
 
 
@@ -49,34 +53,46 @@ class StreamflowRetrievalJob(PostgreSQLRetrievalJob):
         self._query, self._schema, self._frame = query, schema, frame
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
-        with self.config.offline_store.connect() as connection:
-            # One look-up a row by the primary key is the plan, whatever the statistics say.
-            for setting in ("enable_seqscan", "enable_bitmapscan", "enable_memoize", "jit"):
-                connection.execute(sql.SQL("set local {} = off").format(sql.SQL(setting)))
-            if timeout is not None:
-                connection.execute(
-                    sql.SQL("set local statement_timeout = {}").format(int(timeout * 1000))
-                )
-            if self._frame is None:
+        store = self.config.offline_store
+        if self._frame is None:
+            with store.connect() as connection:
+                _prepare(connection, timeout)
                 return arrow_copy.read(connection, self._query, self._schema)
-            frame, instants, keys = self._frame
-            rows = pa.table(
-                [
-                    pa.array(range(len(frame)), pa.int64()),
-                    *(frame.column(name) for name in (instants, *keys)),
-                ],
-                names=point_in_time.key_columns(keys),
-            )
-            # On this connection only, dropped with the transaction: it cannot be left behind.
-            connection.execute(point_in_time.create_frame(keys))
-            arrow_copy.write(connection, rows, point_in_time.FRAME, rows.column_names)
-            features = arrow_copy.read(connection, self._query, self._schema)
-        numbers = features.column(point_in_time.ROW)
-        if not numbers.equals(pa.chunked_array([rows.column(0).combine_chunks()])):
-            features = features.take(pc.sort_indices(numbers))
-        for name in features.column_names[1:]:
-            frame = frame.append_column(features.field(name), features.column(name))
-        return frame
+        frame, instants, keys = self._frame
+        rows = pa.table(
+            [
+                pa.array(np.arange(len(frame))),
+                *(frame.column(name) for name in (instants, *keys)),
+            ],
+            names=point_in_time.key_columns(keys),
+        )
+        count = min(store.connections, 1 + len(rows) // ROWS_A_CONNECTION)
+        share = -(-len(rows) // count)
+        with ExitStack() as stack:
+            connections = [stack.enter_context(store.connect()) for _ in range(count)]
+            _share_snapshot(connections)
+            pool = stack.enter_context(ThreadPoolExecutor(count))
+            parts = [
+                pool.submit(self._look_up, connection, rows.slice(n * share, share), timeout)
+                for n, connection in enumerate(connections)
+            ]
+            try:
+                found = pa.concat_tables([part.result() for part in parts])
+            except BaseException:
+                for connection in connections:
+                    connection.cancel_safe()
+                raise
+        return _beside(frame, found)
+
+    def _look_up(
+        self, connection: psycopg.Connection, rows: pa.Table, timeout: int | None
+    ) -> pa.Table:
+        """The features of some rows of the frame."""
+        _prepare(connection, timeout)
+        # On this connection only, dropped with the transaction: it cannot be left behind.
+        connection.execute(point_in_time.create_frame(rows.column_names[2:]))
+        arrow_copy.write(connection, rows, point_in_time.FRAME, rows.column_names)
+        return arrow_copy.read(connection, self._query, self._schema)
 
     def to_df(self, validation_reference: Any = None, timeout: int | None = None) -> pd.DataFrame:
         """As Feast's, with Int64 for a column of null and large integers, which no float holds."""
@@ -123,6 +139,42 @@ class StreamflowRetrievalJob(PostgreSQLRetrievalJob):
                     f"table {name} exists; pass allow_overwrite=True to replace it"
                 ) from None
             arrow_copy.write(connection, table, target, table.column_names)
+
+
+def _prepare(connection: psycopg.Connection, timeout: int | None) -> None:
+    """One look-up a row by the primary key is the plan, whatever the statistics say."""
+    for setting in ("enable_seqscan", "enable_bitmapscan", "enable_memoize", "jit"):
+        connection.execute(sql.SQL("set local {} = off").format(sql.SQL(setting)))
+    if timeout is not None:
+        limit = sql.Literal(int(timeout * 1000))
+        connection.execute(sql.SQL("set local statement_timeout = {}").format(limit))
+
+
+def _share_snapshot(connections: list[psycopg.Connection]) -> None:
+    """All of them see the database as the first one does."""
+    if len(connections) == 1:
+        return
+    for connection in connections:
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    first, *others = connections
+    (snapshot,) = first.execute("select pg_export_snapshot()").fetchone() or ("",)
+    for connection in others:
+        connection.execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(snapshot)))
+
+
+def _beside(frame: pa.Table, features: pa.Table) -> pa.Table:
+    """The features, whose first column says which row of the frame they are for, beside it."""
+    numbers = features.column(0).to_numpy()
+    places = np.empty_like(numbers)
+    places[numbers] = np.arange(len(numbers))
+    in_order = bool((np.diff(numbers) > 0).all())
+    for name in features.column_names[1:]:
+        column = features.column(name)
+        if not in_order:
+            column = column.combine_chunks().take(pa.array(places))
+        frame = frame.append_column(features.field(name), column)
+        features = features.drop_columns([name])  # or both copies would be held to the end
+    return frame
 
 
 def _beyond_float(column: pa.ChunkedArray) -> bool:

@@ -23,6 +23,7 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source i
 from feast.types import Bool, Float64, Int64, String
 
 from data.database import Database
+from feature_repo import retrieval_job
 
 COLUMNS = {
     "plan_features": {"fee": "double precision", "months": "bigint", "net": "text"},
@@ -169,11 +170,13 @@ def stock_config(settings: Database) -> dict[str, Any]:
     }
 
 
-OURS = {"type": "feature_repo.offline_store.StreamflowOfflineStore"}
+OURS = {"type": "feature_repo.offline_store.StreamflowOfflineStore", "connections": 3}
 
 
 @pytest.fixture
-def world(database: Database, tmp_path: Path) -> Iterator[World]:
+def world(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    # Frames of four rows and more on several connections, as large ones are.
+    monkeypatch.setattr(retrieval_job, "ROWS_A_CONNECTION", 4)
     with database.connect() as connection:
         connection.autocommit = True
         _create_tables(connection)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import warnings
 from datetime import date, datetime, timedelta, timezone
@@ -19,6 +20,7 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source i
 from feast.infra.offline_stores.offline_store import RetrievalJob
 
 from data.database import Database
+from feature_repo import retrieval_job
 from feature_repo.entity_frame import EntityFrameError
 from feature_repo.offline_store import StreamflowOfflineStore, as_known_at
 
@@ -446,12 +448,22 @@ def test_rows_are_read_from_the_primary_key_and_no_further_than_needed(
     )
     lines = connection.execute("explain (analyze, timing off) " + job.to_sql()).fetchall()
     plan = "\n".join(line for (line,) in lines)
-    assert "Sort" not in plan, plan
+    assert re.findall("Sort Key: (.*)", plan) == ["entity_frame.key_0, entity_frame.instant"], plan
     scans = [line for line in plan.splitlines() if " on plan_features" in line]
     assert all("Index Scan Backward using plan_features_pkey" in line for line in scans), plan
     for scan, times in zip(scans, loops, strict=True):
         expected = f"loops={times})" if times else "(never executed)"
         assert scan.endswith(expected), plan
+
+
+def test_all_connections_of_a_read_see_the_same_database(days: World, database: Database) -> None:
+    """Otherwise one half of a training set could be made from a publication more than the other."""
+    with database.connect() as one, database.connect() as two:
+        retrieval_job._share_snapshot([one, two])
+        days.put("plan_features", Version("new", day(1), day(30), (1.0, 1, "x")))
+        query = "select count(*) from published.plan_features"
+        assert [c.execute(query).fetchone() for c in (one, two)] == [(10,), (10,)]
+        assert days.connection.execute(query).fetchone() == (11,)
 
 
 def test_settings_come_from_the_environment(world: World, database: Database) -> None:

@@ -213,6 +213,23 @@ def test_an_async_push_is_served(filled, now):
     assert got["watch_hours_30d"] == [(2.5, "PRESENT", FEB)]
 
 
+def test_a_push_source_works(filled, now):
+    from feast import FeatureView, PushSource
+
+    view = filled.get_feature_view("usage_features")
+    source = PushSource(name="usage_pushes", batch_source=view.batch_source)
+    user = filled.get_entity("user")
+    pushable = FeatureView(
+        name=view.name, entities=[user], schema=view.schema, source=source, ttl=view.ttl
+    )
+    filled.apply([user, source, pushable])
+    filled.push("usage_pushes", pushed("user-001", FEB, 9.5, now))
+    got = ask(filled, ["usage_features:watch_hours_30d"], ["user-001", "user-002"])
+    assert got["watch_hours_30d"] == [(9.5, "PRESENT", FEB), (0.2, "PRESENT", JAN)]
+    filled.materialize_incremental(now)
+    assert ask(filled, ["usage_features:skips_7d"], ["user-001"])["skips_7d"][0][0] == 4
+
+
 def columns(offline: Offline, view: str) -> dict[str, str]:
     with offline.connect() as connection:
         return dict(
@@ -271,6 +288,14 @@ def test_a_view_that_is_gone_is_dropped_and_that_is_said(filled, offline, capsys
     # Brought back by mistake's end: filled again, though nothing new is published.
     apply_definitions(filled)
     filled.materialize_incremental(datetime.now(timezone.utc))
+    assert len(offline.online("user_features")) == 20
+
+
+def test_a_table_dropped_by_hand_is_made_and_filled_again(filled, offline, now):
+    with offline.connect() as connection:
+        connection.execute("drop table online.user_features")
+    apply_definitions(filled)
+    filled.materialize_incremental(now)
     assert len(offline.online("user_features")) == 20
 
 

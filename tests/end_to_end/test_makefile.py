@@ -1,4 +1,4 @@
-"""make, as someone meets it first: the list of commands, and what is said when a thing is missing."""
+"""make, as someone meets it first: its list of commands, and its words when a thing is missing."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_makefile_stays_within_what_old_makes_and_shells_know() -> None:
 
 
 def test_the_locks_agree_and_name_no_registry() -> None:
-    """`make demo` and `make test` share an environment: what differs would change back and forth."""
+    """`make demo` and `make test` share an environment: a difference would go back and forth."""
 
     def pins(file: str) -> dict[str, set[str]]:
         found: dict[str, set[str]] = {}

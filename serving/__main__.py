@@ -43,6 +43,9 @@ def main(arguments: list[str] | None = None) -> int:
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=10,
+            # By default a worker that has not answered after 5 s is killed and begun anew; on a
+            # busy machine importing Feast alone takes longer, and none would ever come up.
+            timeout_worker_healthcheck=60,
         )
     finally:
         if shared:

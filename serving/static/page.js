@@ -54,12 +54,14 @@ async function load() {
 
 function showExamples({ user_ids }) {
   byId("examples").replaceChildren(
-    "For example",
-    ...user_ids.map((user) =>
+    "For example ",
+    ...user_ids.flatMap((user) => [
       element("a", { href: address(user), onclick: (event) => {
         event.preventDefault();
         go(user, byId("service").value);
-      } }, user)),
+      } }, user),
+      " ",
+    ]),
   );
   byId("examples").hidden = !user_ids.length;
 }

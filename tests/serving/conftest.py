@@ -20,14 +20,29 @@ from tests.serving.hand_made import fill, running
 from tests.serving.processes import api
 
 
-@pytest.fixture(scope="session")
-def _hand_made(server: EmbeddedServer) -> Database:
-    """The template; tests get it when they promise to leave it as it is."""
-    settings = Database().model_copy(update={"database": "serving_hand_made"})
-    EmbeddedServer(settings).create_database()
-    set_up(settings)
-    fill(settings)
+def _database(name: str, template: str | None = None) -> Database:
+    """A new database of that name: a copy, or with the project's schemas."""
+    settings = Database().model_copy(update={"database": name})
+    admin = settings.model_copy(update={"database": "postgres"})
+    with psycopg.connect(admin.conninfo(), autocommit=True) as connection:
+        connection.execute(f"drop database if exists {name} with (force)")
+        connection.execute(f"create database {name} template {template or 'template1'}")
+    if template is None:
+        set_up(settings)
     return settings
+
+
+@pytest.fixture(scope="session")
+def _template(server: EmbeddedServer) -> str:
+    """The hand-made store, to be copied: nobody may be connected to it."""
+    settings = _database("serving_template")
+    fill(settings)
+    return settings.database
+
+
+@pytest.fixture(scope="session")
+def _hand_made(_template: str) -> Database:
+    return _database("serving_hand_made", _template)
 
 
 @pytest.fixture
@@ -47,15 +62,9 @@ def quick_api(
 
 
 @pytest.fixture
-def own_online(_hand_made: Database) -> Iterator[Database]:
+def own_online(_template: str) -> Database:
     """A copy of the hand-made online store, to be changed."""
-    settings = _hand_made.model_copy(update={"database": "serving_own"})
-    admin = _hand_made.model_copy(update={"database": "postgres"})
-    with psycopg.connect(admin.conninfo(), autocommit=True) as connection:
-        connection.execute("drop database if exists serving_own with (force)")
-        connection.execute("create database serving_own template serving_hand_made")
-        yield settings
-        connection.execute("drop database serving_own with (force)")
+    return _database("serving_own", _template)
 
 
 @pytest.fixture

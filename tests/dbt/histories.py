@@ -39,6 +39,7 @@ WINDOWS_OF_FILES = (
     *(("usage", days) for days in (7, 30, 60, 90)),
     *(("payments", 90), ("support", 90)) * 2,
 )
+DELIVERED = dict(zip(EVENT_KEYS, AGGREGATES, strict=True))
 FIRST_DROPS = (date(2023, 12, 31), *(date(2024, 1, 29) + n * DAY for n in range(5)))
 # A daily calendar of a year of drops would be all that the database does: keep it short.
 LONGEST = {"drops": 100, "month": 100, "week": 40, "day": 10}  # gap between two drops, days
@@ -92,7 +93,8 @@ def _plan(
 
     The first names the users there are. What covers a window follows from the drops alone, and a
     round has only one calendar of drops: so in every round a drop that lacks an event file comes
-    after later drops were built, and brings the file after that was built.
+    after later drops were built, and brings the file after that was built; and the first drop has
+    an aggregate instead of events, which is corrected in between.
     """
     had: dict[date, set[str]] = {}
     for day in drops:
@@ -101,6 +103,9 @@ def _plan(
             files.remove(random.choice(list(EVENT_KEYS)))
         had[day] = files | {file for file in STATE if random.random() < 0.9 or day == drops[0]}
     had[lacking].discard(missing)
+    delivered = random.choice([agg for file, agg in DELIVERED.items() if file != missing])
+    had[drops[0]] -= {file for file, agg in DELIVERED.items() if agg == delivered}
+    had[drops[0]].add(delivered)
 
     def again() -> tuple[date, set[str]]:
         day = random.choice(drops[1:])
@@ -111,7 +116,7 @@ def _plan(
     random.shuffle(others)
     plan = [(day, had[day]) for day in (drops[0], *others)]
     stops = [len(plan)]
-    plan += [(lacking, had[lacking]), *(again() for _ in range(random.randint(1, 2)))]
+    plan += [(lacking, had[lacking]), again(), (drops[0], {delivered, "labels"})]
     stops.append(len(plan))
     plan += [(lacking, {missing, random.choice(AGGREGATES)})]
     plan += [again() for _ in range(random.randint(0, 1))]
@@ -176,7 +181,7 @@ class _History:
             users = list(self.settled)
             if day != self.drops[0]:
                 users = [user for user in users if random.random() < 0.9]
-            if self.late_signup <= day and random.random() < 0.9:
+            if self.late_signup <= day and random.random() < 0.7:
                 users.append(self.late)
             return [self._user(user, day) for user in users]
         if file not in EVENT_KEYS:

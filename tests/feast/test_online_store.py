@@ -198,8 +198,10 @@ def test_a_push_is_served_and_never_older_than_what_is_there(filled, offline, no
 def test_a_push_without_a_key_or_a_time_writes_nothing(filled, now):
     from feature_repo.online_store import OnlineStoreError
 
-    for frame in (pushed(None, FEB, 1.0, now), pushed("someone", None, 1.0, now)):
-        both = pd.concat([pushed("right", FEB, 1.0, now), frame])
+    right = pushed("right", FEB, 1.0, now)
+    for column in ("user_id", "as_of"):
+        both = pd.concat([right, right], ignore_index=True)
+        both.loc[1, column] = None
         with pytest.raises(OnlineStoreError, match="nothing was written"):
             filled.write_to_online_store("usage_features", both)
     got = ask(filled, ["usage_features:skips_7d"], ["right"])

@@ -163,7 +163,7 @@ def dbt_tests() -> dict[str, dg.AssetCheckSpec]:
     for test in [*tests, *manifest.get("unit_tests", {}).values()]:
         models = [n for n in test["depends_on"]["nodes"] if n.startswith("model.")]
         model = test.get("attached_node") or (models[-1] if models else None)
-        if model in manifest["nodes"]:
+        if model and model in manifest["nodes"]:
             found[test["unique_id"]] = dg.AssetCheckSpec(
                 name=test["name"], asset=model_key(model), description=test.get("description")
             )

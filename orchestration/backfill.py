@@ -63,7 +63,7 @@ def months_of(text: str) -> list[str]:
     """
     from orchestration.assets import MONTHS
 
-    known = MONTHS.get_partition_keys()
+    known = list(MONTHS.get_partition_keys())
     first, dots, last = text.partition("..")
     wanted = [first, last] if dots else text.split(",")
     if strange := [month for month in wanted if month not in known]:

@@ -134,7 +134,7 @@ def fresh() -> Iterator[dg.AssetCheckResult]:
             "select distinct on (view_name) view_name, as_of from ledger.materializations"
             " order by view_name, materialization_id desc"
         ).fetchall()
-    served = dict(rows)
+    served: dict[str, datetime | None] = dict(rows)
     for name in views():
         as_of = served.get(name)
         days = (datetime.now(timezone.utc) - as_of).days if as_of else None

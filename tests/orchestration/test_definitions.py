@@ -1,0 +1,99 @@
+"""The graph, what is tried again, and what starts a month by itself."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+
+from data.database import Database
+
+dg = pytest.importorskip("dagster", reason="extra `orchestration`: make test installs it")
+
+
+def test_the_graph_leads_from_raw_usage_to_the_api_and_holds_every_dbt_test(
+    sample: Database,
+) -> None:
+    from orchestration import assets
+    from orchestration.definitions import defs
+
+    graph = defs.resolve_asset_graph()
+    behind = {dg.AssetKey(["raw", "usage"])}
+    while more := {c for key in behind for c in graph.get(key).child_keys} - behind:
+        behind |= more
+    assert {assets.API, assets.TRAINING, dg.AssetKey(["online", "usage_features"])} <= behind
+    assert dg.AssetKey(["online", "usage_features"]) in graph.get(assets.API).parent_keys
+
+    manifest = assets.dbt_manifest()
+    models = {assets.model_key(i) for i in manifest["nodes"] if i.startswith("model.")}
+    assert models <= set(graph.get_all_asset_keys())
+    tests = {i for i in manifest["nodes"] if i.startswith("test.")} | set(manifest["unit_tests"])
+    assert set(assets.dbt_tests()) == tests
+    assert all(spec.group_name and spec.kinds and spec.description for spec in assets.dbt_specs())
+
+
+def test_only_a_lost_connection_is_tried_again(
+    sample: Database, deliver: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First the connection is lost, then the file turns out to be bad: two attempts, not four."""
+    from orchestration import assets, steps
+
+    deliver("2024-04-30")
+    outcomes = [True, False, False, False]
+
+    def broken(*_: object, **__: object) -> None:
+        transient = outcomes.pop(0)
+        raise steps.StepError("ingest", "it broke", "make load", transient=transient)
+
+    monkeypatch.setattr(steps, "ingest", broken)
+    with dg.DagsterInstance.ephemeral() as instance:
+        done = dg.materialize(
+            [assets.raw], partition_key="2024-04", instance=instance, raise_on_error=False
+        )
+    assert not done.success
+    assert len(outcomes) == 2
+    told = [e.step_failure_data.user_failure_data for e in done.all_events if e.is_step_failure]
+    assert [t.description for t in told] == ["ingest: it broke | then run: make load"]
+
+
+def test_the_sensor_asks_once_for_a_settled_drop(
+    sample: Database, deliver: Callable[[str], Path]
+) -> None:
+    """A folder that is still being copied would be loaded in half."""
+    from orchestration.definitions import SETTLED, new_drop
+
+    def asked() -> list[dg.RunRequest]:
+        with dg.DagsterInstance.ephemeral() as instance:
+            context = dg.build_sensor_context(instance=instance)
+            found = list(new_drop(context))
+        return [request for request in found if isinstance(request, dg.RunRequest)]
+
+    drop = deliver("2024-04-30")
+    assert asked() == []  # its files are seconds old
+    long_ago = datetime.now(timezone.utc).timestamp() - 2 * SETTLED
+    for file in drop.iterdir():
+        os.utime(file, (long_ago, long_ago))
+    (first,), (again,) = asked(), asked()
+    assert first.partition_key == "2024-04"
+    assert first.run_key == again.run_key  # one run a key: Dagster starts it once
+
+    (drop / "labels.csv").write_text("user_id,churn_label\n")
+    os.utime(drop / "labels.csv", (long_ago, long_ago))
+    (corrected,) = asked()
+    assert corrected.run_key != first.run_key
+
+
+def test_months(sample: Database) -> None:
+    from orchestration.backfill import months_of
+    from orchestration.definitions import month_before
+
+    assert month_before(datetime(2024, 3, 2, 6)) == "2024-02"
+    assert month_before(datetime(2024, 1, 2, 6)) == "2023-12"
+    assert months_of("2024-01..2024-03") == ["2024-01", "2024-02", "2024-03"]
+    assert months_of("2024-02,2024-01") == ["2024-02", "2024-01"]
+    with pytest.raises(argparse.ArgumentTypeError, match="'2023-12' is not one of the months"):
+        months_of("2023-12..2024-01")

@@ -58,8 +58,8 @@ apply: $(VENV)/.runtime ## feast apply
 	@$(RUN) apply
 
 .PHONY: publish
-publish: $(VENV)/.runtime ## feast materialize-incremental     [END=2024-01-31T00:00:00]
-	@$(RUN) publish $(if $(END),--end-date '$(END)')
+publish: $(VENV)/.runtime ## feast materialize-incremental     [END=2024-01-31T00:00:00] [FULL=1]
+	@$(RUN) publish $(if $(END),--end-date '$(END)') $(if $(FULL),--full)
 
 .PHONY: audit
 audit: $(VENV)/.runtime ## does every online value equal the offline one?
@@ -93,6 +93,11 @@ vector: $(VENV)/.runtime ## one user's online vector, as Feast reads it   USER=<
 .PHONY: dagster
 dagster: $(VENV)/.dev ## Dagster's UI on this machine
 	@$(RUN) dagster
+
+.PHONY: backfill
+backfill: $(VENV)/.dev ## months of data/drops through to online, in order   MONTHS=2024-01..2024-06
+	@$(call need,MONTHS,make backfill MONTHS=2024-01..2024-06)
+	@$(RUN) backfill '$(MONTHS)'
 
 .PHONY: report
 report: $(VENV)/.runtime ## freshness, tests and drift of a month as one HTML page   AS_OF=2024-02-29

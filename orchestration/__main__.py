@@ -29,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("apply", help="feast apply")
     command = commands.add_parser("publish", help="feast materialize-incremental")
     command.add_argument("--end-date", type=instant, help="as_of up to here; default now")
+    command.add_argument("--full", action="store_true", help="compare every row that is online")
     commands.add_parser("audit", help="online equals offline, or an error")
     command = commands.add_parser("vector", help="one user's online features, through Feast")
     command.add_argument("user_id")
@@ -98,7 +99,7 @@ def run(options: argparse.Namespace, rest: list[str]) -> int | None:
     elif options.step == "apply":
         steps.apply()
     elif options.step == "publish":
-        steps.publish(options.end_date)
+        steps.publish(options.end_date, full=options.full)
     elif options.step == "audit":
         steps.audit()
     elif options.step == "vector":

@@ -233,14 +233,22 @@ def apply() -> None:
         apply_total(config, repo, skip_source_validation=False)
 
 
-def publish(end_date: datetime | None = None) -> None:
-    """What `feast materialize-incremental <end_date>` does; the default is now."""
+def publish(end_date: datetime | None = None, *, full: bool = False) -> None:
+    """What `feast materialize-incremental <end_date>` does; the default is now.
+
+    With `full`, every row that is online is compared, and not only what was published since the
+    last run: `feast materialize <long ago> <end_date>`. It repairs what something else changed.
+    """
     with _told_as("publish", "make publish"):
         store = _store()
         if not store.list_feature_views():
             raise StepError("publish", "Feast knows no feature view yet", "make apply publish")
         with contextlib.redirect_stdout(_WithoutFeastsDates(sys.stdout)):
-            store.materialize_incremental(end_date=end_date or datetime.now(timezone.utc))
+            end = end_date or datetime.now(timezone.utc)
+            if full:
+                store.materialize(datetime(1970, 1, 1, tzinfo=timezone.utc), end)
+            else:
+                store.materialize_incremental(end)
 
 
 class _WithoutFeastsDates(io.TextIOBase):
@@ -268,7 +276,8 @@ def audit() -> list[AuditResult]:
     """Compare every online value with its offline one; a difference is an error."""
     from feature_repo.audit import audit as compare
 
-    with _told_as("audit", "make publish audit"):
+    repair = "make publish FULL=1 && make audit"
+    with _told_as("audit", repair):
         results = compare()
     say(f"  online equals offline: {sum(result.compared for result in results):,} rows compared")
     return results

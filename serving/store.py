@@ -52,7 +52,7 @@ class Store(Protocol):
         """
 
     async def start(self) -> None:
-        """Connect in the background; returns at once."""
+        """Connect; without success after the timeout, go on trying in the background."""
 
     async def stop(self) -> None:
         """Close all connections."""
@@ -86,6 +86,7 @@ class PostgresStore:
         self._connections, self._most_waiting, self._timeout = connections, waiting, timeout
         self._waiting: deque[_Read] = deque()
         self._wake = asyncio.Event()
+        self._first = asyncio.Event()  # a connection was made
         self._lanes: list[asyncio.Task[None]] = []
         self._connected = 0
 
@@ -96,6 +97,8 @@ class PostgresStore:
 
     async def start(self) -> None:
         self._lanes = [asyncio.create_task(self._lane()) for _ in range(self._connections)]
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._first.wait(), self._timeout)
 
     async def stop(self) -> None:
         await end(self._lanes)
@@ -127,6 +130,7 @@ class PostgresStore:
                 await asyncio.sleep(RECONNECT_EVERY)
                 continue
             self._connected += 1
+            self._first.set()
             log.info("connected to the online store")
             try:
                 while True:

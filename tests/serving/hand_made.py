@@ -6,7 +6,6 @@ numbers JSON cannot say, a row without a value, a row past its ttl, two views wi
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta, timezone
@@ -169,11 +168,6 @@ def fill(database: Database, users: int = 200) -> None:
 async def running(app: FastAPI, **client: Any) -> AsyncIterator[httpx.AsyncClient]:
     """The app, started, and a client of it; both end with the block."""
     async with app.router.lifespan_context(app):
-        state = app.state.streamflow
-        for _ in range(100):
-            if state.store.up:
-                break
-            await asyncio.sleep(0.02)
         transport = httpx.ASGITransport(app=app, client=("127.0.0.1", 1))
         client.setdefault("base_url", "http://127.0.0.1:8000")
         async with httpx.AsyncClient(transport=transport, **client) as made:

@@ -1,5 +1,6 @@
-# One image for the pipeline and the API; docker-compose.yml says which command runs.
-FROM python:3.12-slim
+# `app` is the image of the pipeline and the API, `orchestrator` adds Dagster to it;
+# docker-compose.yml says which command runs.
+FROM python:3.12-slim AS app
 
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1
 WORKDIR /streamflow
@@ -20,3 +21,14 @@ RUN pip install --no-deps --no-build-isolation --editable . \
 USER streamflow
 
 CMD ["python", "-m", "serving"]
+
+FROM app AS orchestrator
+USER root
+COPY requirements-dev.lock .
+RUN pip install --require-hashes --no-deps -r requirements-dev.lock \
+    && mkdir -p /streamflow/dagster \
+    && cp orchestration/dagster.compose.yaml dagster/dagster.yaml \
+    && chown -R streamflow dagster
+USER streamflow
+ENV DAGSTER_HOME=/streamflow/dagster DAGSTER_DISABLE_TELEMETRY=1
+CMD ["python", "-m", "orchestration.dagster_service", "webserver"]

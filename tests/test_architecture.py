@@ -32,8 +32,12 @@ MAY_IMPORT = {
     "serving": {"data", "feature_repo"},
     "orchestration": {"data", "feature_repo", "serving"},
 }
-# The leak check empties the raw tables of the scratch databases that it makes.
-EXCEPT = {"orchestration/leak_check.py": set(SCHEMAS)}
+EXCEPT = {
+    # Empties the raw tables of the scratch databases that it makes.
+    "orchestration/leak_check.py": set(SCHEMAS),
+    # Says how old the drops are: reads the record of loads, no row of a drop.
+    "orchestration/report.py": {"raw"},
+}
 
 
 def modules(package: str) -> Iterator[tuple[Path, ast.Module]]:

@@ -15,6 +15,9 @@ connections (1 and 32 under `detail`). Load is made by wrk, or by Python where w
     p99_ratio_vs_feast_serve     wanted: at most 0.1
     batch100_ratio_vs_feast_serve  users a second in batches of 100; wanted: at least 10
     errors                       of this API; wanted: 0
+
+`cpu_us` under `detail` is the processor time of the server's own processes a request, without
+Postgres: it hardly changes on a machine that is busy with other things, where rates do.
 """
 
 from __future__ import annotations
@@ -33,6 +36,8 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+
+import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -146,8 +151,8 @@ def stock_store(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def process(name: str, path: str, folder: Path, *command: str) -> Iterator[int]:
-    """A server process; its port, once `path` answers. The port replaces `{port}`."""
+def process(name: str, path: str, folder: Path, *command: str) -> Iterator[tuple[int, int]]:
+    """A server process; its port and pid, once `path` answers. The port replaces `{port}`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -170,10 +175,18 @@ def process(name: str, path: str, folder: Path, *command: str) -> Iterator[int]:
             if running.poll() is not None:
                 raise SystemExit(f"{name} did not start:\n{log.read_text()[-3000:]}")
             time.sleep(0.1)
-        yield port
+        yield port, running.pid
     finally:
         running.terminate()
         running.wait(30)
+
+
+def cpu_seconds(pid: int) -> float:
+    """Of a process, of its living children, and of those that ended."""
+    top = psutil.Process(pid)
+    return sum(top.cpu_times()[:4]) + sum(
+        sum(child.cpu_times()[:2]) for child in top.children(recursive=True)
+    )
 
 
 def answer(port: int, request: bytes) -> dict:
@@ -209,14 +222,14 @@ def main() -> None:
     print(json.dumps(found))
 
 
-def start(servers: contextlib.ExitStack, folder: Path) -> dict[str, int]:
-    """All servers, each with one worker; name -> port."""
+def start(servers: contextlib.ExitStack, folder: Path) -> dict[str, tuple[int, int]]:
+    """All servers, each with one worker; name -> port and pid."""
 
-    def run(name: str, path: str, *command: str) -> int:
+    def run(name: str, path: str, *command: str) -> tuple[int, int]:
         return servers.enter_context(process(name, path, folder, *command))
 
     ports = {"ours": run("ours", "/ready", "serving", "--port", "{port}")}
-    example = answer(ports["ours"], load.get(f"/features/{user(1)}"))
+    example = answer(ports["ours"][0], load.get(f"/features/{user(1)}"))
     (folder / "naive.py").write_text(NAIVE.format(repo=str(folder / "singleton")))
     (folder / "constant.py").write_text(CONSTANT.format(answer=example))
     feast = ["feast.cli.cli", "-c"]
@@ -257,30 +270,39 @@ def requests(users: int) -> dict[str, list[bytes]]:
     }
 
 
-def measure(asked: argparse.Namespace, ports: dict[str, int], sent: dict[str, list[bytes]]) -> dict:
+def measure(
+    asked: argparse.Namespace,
+    servers: dict[str, tuple[int, int]],
+    sent: dict[str, list[bytes]],
+) -> dict:
     for place in range(20):
-        told = [answer(ports[name], sent[name][place]) for name in ("ours", "feast", "tuned")]
+        told = [answer(servers[name][0], sent[name][place]) for name in ("ours", "feast", "tuned")]
         assert same_values(told[0], told[1]), told[:2]
         assert same_values(told[0], told[2]), told
-    taken: dict[tuple[str, int], list[load.Result]] = {}
+    taken: dict[tuple[str, int], list[tuple[load.Result, float]]] = {}
     for turn in range(asked.rounds):
         for connections in asked.connections:
             for name, what in sent.items():
-                port = ports[name.removesuffix(", 100")]
+                port, pid = servers[name.removesuffix(", 100")]
                 if not turn:
                     load.run(port, what, connections, 1)  # warm
+                before = cpu_seconds(pid)
                 result = load.run(port, what, connections, asked.seconds)
-                taken.setdefault((name, connections), []).append(result)
+                requests_made = max(result.rps * asked.seconds, 1)
+                cpu = (cpu_seconds(pid) - before) / requests_made * 1e6
+                taken.setdefault((name, connections), []).append((result, cpu))
                 publish.say(
                     f"{name:>10} {connections:>3} connections: {result.rps:>8,.0f}/s, "
-                    f"p50 {result.p50:.2f} ms, p99 {result.p99:.2f} ms, {result.errors} errors"
+                    f"p50 {result.p50:.2f} ms, p99 {result.p99:.2f} ms, {result.errors} errors, "
+                    f"{cpu:,.0f} us of processor time each"
                 )
     detail = {
         f"{name} at {connections}": {
-            "rps": round(statistics.median(r.rps for r in results), 1),
-            "p50_ms": round(statistics.median(r.p50 for r in results), 2),
-            "p99_ms": round(statistics.median(r.p99 for r in results), 2),
-            "errors": sum(r.errors for r in results),
+            "rps": round(statistics.median(r.rps for r, _ in results), 1),
+            "p50_ms": round(statistics.median(r.p50 for r, _ in results), 2),
+            "p99_ms": round(statistics.median(r.p99 for r, _ in results), 2),
+            "errors": sum(r.errors for r, _ in results),
+            "cpu_us": round(statistics.median(cpu for _, cpu in results)),
         }
         for (name, connections), results in taken.items()
     }

@@ -137,6 +137,8 @@ class PostgresStore:
                     await self._serve(connection)
             except psycopg.Error as error:
                 log.warning("connection given up: %s", type(error).__name__)
+            except Exception:  # a defect must not end the lane; its reads run into their deadline
+                log.exception("connection given up")
             finally:
                 self._connected -= 1
                 with contextlib.suppress(psycopg.Error):
@@ -164,8 +166,8 @@ class PostgresStore:
         if not reads:
             return
         ids = [user_id for read in reads for user_id in read.user_ids]
-        # The server's own time limit cannot help when the server or the network hangs.
-        watchdog = asyncio.get_running_loop().call_later(self._timeout, _cut, connection)
+        # The server's own time limit comes first, but not from a server or network that hangs.
+        watchdog = asyncio.get_running_loop().call_later(self._timeout + 0.1, _cut, connection)
         try:
             cursor = await connection.cursor(binary=True).execute(reads[0].service.statement, [ids])
             rows = await cursor.fetchall()
@@ -187,10 +189,10 @@ class PostgresStore:
             watchdog.cancel()
         start = 0
         for read in reads:
-            end = start + len(read.user_ids)
+            beyond = start + len(read.user_ids)
             if not read.future.done():
-                read.future.set_result(rows[start:end])
-            start = end
+                read.future.set_result(rows[start:beyond])
+            start = beyond
 
     def _take(self) -> list[_Read]:
         """The reads at the head of the queue that share a service and may share a statement."""

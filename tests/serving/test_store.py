@@ -12,6 +12,7 @@ from feast import FeatureService
 from data.database import Database
 from serving.main import create_app
 from serving.settings import Settings
+from serving.store import PostgresStore
 from tests.serving.hand_made import (
     feature_views,
     registry,
@@ -78,6 +79,27 @@ def test_a_column_that_changed_its_type_is_read_anew(own_online: Database) -> No
                 )
             answer = await client.get("/features/u00003")
             assert (answer.status_code, answer.json()["features"]["skips_7d"]) == (200, 3.0)
+
+    asyncio.run(run())
+
+
+def test_a_defect_in_a_lane_costs_its_reads_and_no_more(
+    online: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = PostgresStore._take
+    broken = iter([True])
+
+    def fail_once(store: PostgresStore) -> list:
+        reads = take(store)
+        if reads and next(broken, False):
+            raise RuntimeError("defect")
+        return reads
+
+    async def run() -> None:
+        monkeypatch.setattr(PostgresStore, "_take", fail_once)
+        async with running(create_app(Settings(connections=1, timeout=0.3), online)) as client:
+            assert (await client.get("/features/u00001")).status_code == 503
+            assert (await client.get("/features/u00001")).status_code == 200
 
     asyncio.run(run())
 

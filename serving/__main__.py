@@ -42,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # nothing here depends on who the client says it is
             timeout_graceful_shutdown=10,
             # By default a worker that has not answered after 5 s is killed and begun anew; on a
             # busy machine importing Feast alone takes longer, and none would ever come up.

@@ -16,7 +16,7 @@ from data.database import Database
 from tests.dbt import builds, histories
 from tests.dbt.oracle import Delivery
 
-LATER = 2  # deliveries of `built` that are not loaded yet
+LOADED = 4  # deliveries of `built`; the next is a late drop with users
 
 
 @pytest.fixture
@@ -48,10 +48,10 @@ def first_build() -> dict[str, datetime]:
 
 @pytest.fixture
 def built(shared: Database, first_build: dict[str, datetime]) -> Built:
-    """Twenty histories, loaded but for the last two deliveries, and built."""
+    """Twenty histories, the first deliveries loaded and built."""
     deliveries = list(histories.draw(seed=20, users=20).deliveries)
     if not first_build:
-        for delivery in deliveries[:-LATER]:
+        for delivery in deliveries[:LOADED]:
             builds.deliver(delivery)
         outcome = builds.build()
         assert outcome.success, outcome.output[-4000:]
@@ -59,7 +59,7 @@ def built(shared: Database, first_build: dict[str, datetime]) -> Built:
         _copy(shared.database, "template_built")
     else:
         _copy("template_built", shared.database)
-    return Built(deliveries[:-LATER], deliveries[-LATER:], first_build["known_at"])
+    return Built(deliveries[:LOADED], deliveries[LOADED:], first_build["known_at"])
 
 
 def _copy(source: str, name: str) -> None:

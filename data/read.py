@@ -63,9 +63,14 @@ def scan(path: Path) -> Scan:
 def read_header(path: Path, table: Table, report: Report) -> list[Column]:
     """The columns in the file's order; notes what is wrong with the header (then do not go on)."""
     with path.open("rb") as file:
-        lines = physical_lines(file)
+        # Before csv sees it: the one of Python 3.10 stops at the NULs of a file in UTF-16.
+        first = next(physical_lines(file), "").rstrip("\r\n")
+        if any("\udc80" <= character <= "\udcff" for character in first):
+            report.add(1, "", f"the header is not UTF-8: {show(first)}")
+            return []
+        file.seek(0)
         try:
-            names = next(csv.reader(lines, strict=True), [])
+            names = next(csv.reader(physical_lines(file), strict=True), [])
         except csv.Error as error:
             report.add(1, "", _csv_problem(error))
             return []
@@ -73,9 +78,6 @@ def read_header(path: Path, table: Table, report: Report) -> list[Column]:
         report.add(0, "", "the file is empty; expected at least a header")
         return []
     known = {column.name: column for column in table.columns}
-    if any("\udc80" <= character <= "\udcff" for name in names for character in name):
-        report.add(1, "", f"the header is not UTF-8: {show(','.join(names))}")
-        return []
     for name in dict.fromkeys(names):
         if name not in known:
             text = f"unknown column {show(name)}; expected {', '.join(known)}"

@@ -73,12 +73,11 @@ class Load:
     def __init__(self, port: int, clients: int = 8, users: int = 200) -> None:
         self.answers: list[tuple[float, float, int, bool]] = []  # end, seconds, status, right
         self.broken: Counter[str] = Counter()
-        self.stall = 0.0  # seconds by which a nap overslept at most: time nobody here got
         self._url, self._users = f"http://127.0.0.1:{port}/features/", users
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=self._ask, args=(number,)) for number in range(clients)
-        ] + [threading.Thread(target=self._watch_the_clock)]
+        ]
 
     def __enter__(self) -> Load:
         for thread in self._threads:
@@ -89,12 +88,6 @@ class Load:
         self._stop.set()
         for thread in self._threads:
             thread.join()
-
-    def _watch_the_clock(self) -> None:
-        while not self._stop.is_set():
-            started = time.monotonic()
-            time.sleep(0.02)
-            self.stall = max(self.stall, time.monotonic() - started - 0.02)
 
     def _ask(self, number: int) -> None:
         with httpx.Client(timeout=5) as client:

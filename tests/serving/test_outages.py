@@ -86,8 +86,7 @@ def test_an_outage_under_load(
     assert all(right for *_, right in load.answers)
     assert not load.broken
     assert {status for *_, status, _ in load.answers} <= {200, 503}
-    # What the machine itself kept from us (other work on its cores) is not the API's.
-    assert max(took for _, took, *_ in load.answers) <= 1.0 + 2 * load.stall
+    assert max(took for _, took, *_ in load.answers) <= 1.0
     assert {s for _, s in load.during(stopped + 0.5, stopped + 1.5)} == {503}
     assert {s for _, s in load.during(back + 2, hung)} == {200}
     assert {s for _, s in load.during(hung + 1, hung + 2)} == {503}

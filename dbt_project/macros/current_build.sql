@@ -8,20 +8,33 @@
     Commands that build nothing (compile, docs, test) see the newest build.
 -#}
 {% macro current_build() %}
+    {% set nothing = {'known_at': 'epoch', 'load_from': 0, 'load_to': 0, 'recompute': true} %}
     {% if not execute %}
-        {{ return({'known_at': 'epoch', 'load_from': 0, 'load_to': 0, 'recompute': true}) }}
+        {{ return(nothing) }}
+    {% endif %}
+    {#- `graph` is one dictionary for the whole invocation: nodes share the answer in it, since a
+        query more for each of them would be a fifth of a build with nothing new. -#}
+    {% set known = graph.get('streamflow_build') %}
+    {% if known and known.invocation_id == invocation_id %}
+        {{ return(known) }}
     {% endif %}
     {% set found = run_query(
-        "select known_at::text, load_from, load_to, recompute from ledger.builds "
+        "select invocation_id, known_at::text, load_from, load_to, recompute from ledger.builds "
         ~ "order by (invocation_id = '" ~ invocation_id ~ "') desc, known_at desc limit 1"
     ) %}
     {% if not found.rows %}
-        {{ return({'known_at': 'epoch', 'load_from': 0, 'load_to': 0, 'recompute': true}) }}
+        {{ return(nothing) }}
     {% endif %}
     {% set row = found.rows[0] %}
-    {{ return({
-        'known_at': row[0], 'load_from': row[1] | int, 'load_to': row[2] | int, 'recompute': row[3]
-    }) }}
+    {% set build = {
+        'invocation_id': row[0],
+        'known_at': row[1],
+        'load_from': row[2] | int,
+        'load_to': row[3] | int,
+        'recompute': row[4],
+    } %}
+    {% do graph.update({'streamflow_build': build}) %}
+    {{ return(build) }}
 {% endmacro %}
 
 
@@ -29,6 +42,16 @@
 {% macro in_effect() %}
     {%- set load_to = current_build().load_to -%}
     load_id <= {{ load_to }} and (superseded_by is null or superseded_by > {{ load_to }})
+{%- endmacro %}
+
+
+{#-
+    A where clause that holds for every row that is joined anyway. It says which few as_of's those
+    have, so that an index finds them and the history before is not read. When everything is built
+    it would only cost.
+-#}
+{% macro among(column, as_of, of) -%}
+    {% if current_build().recompute %}true{% else %}{{ column }} in (select {{ as_of }} from {{ of }}){% endif %}
 {%- endmacro %}
 
 

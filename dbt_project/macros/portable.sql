@@ -27,3 +27,13 @@
 {% macro ratio(numerator, denominator) -%}
     cast({{ numerator }} as {{ type_double() }}) / nullif(cast({{ denominator }} as {{ type_double() }}), 0)
 {%- endmacro %}
+
+{#- How many of the as_of's in `as_ofs` lie at or before an instant. -#}
+{% macro as_ofs_until(instant) -%}
+    width_bucket({{ instant }}, (select array_agg(as_of order by as_of) from as_ofs))
+{%- endmacro %}
+
+{#- Rows with `ordinal` from first to last, none if last is smaller; to be joined laterally. -#}
+{% macro series(first, last) -%}
+    (select generate_series({{ first }}, {{ last }}) as ordinal)
+{%- endmacro %}

@@ -38,5 +38,7 @@ where not is_retracted;
 {% macro index_versions() %}
 create index if not exists {{ this.identifier }}_known_at on {{ this }} using brin (known_at) with (pages_per_range = 16);
 create index if not exists {{ this.identifier }}_as_of on {{ this }} (as_of, known_at);
+{% if execute and load_result('main').response.rows_affected != 0 %}
 analyze {{ this }}
+{% endif %}
 {% endmacro %}

@@ -33,6 +33,7 @@ newest as (
     {%- if not build.recompute %}
     inner join {{ pairs }} as considered
         on stored.user_id = considered.user_id and stored.as_of = considered.as_of
+    where {{ among('stored.as_of', 'as_of', pairs) }}
     {%- endif %}
     order by stored.user_id, stored.as_of, stored.known_at desc
 ),

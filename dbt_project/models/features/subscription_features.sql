@@ -6,6 +6,7 @@ pairs as (
 
 subscriptions as (
     select * from {{ ref('stg_subscriptions') }}
+    where {{ among('as_of', 'state_as_of', 'pairs') }}
 ),
 
 final as (

@@ -6,6 +6,7 @@ pairs as (
 
 users as (
     select * from {{ ref('stg_users') }}
+    where {{ among('as_of', 'state_as_of', 'pairs') }}
 ),
 
 final as (

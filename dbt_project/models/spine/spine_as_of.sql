@@ -12,6 +12,7 @@ published as (
 compared as (
     select
         calendar.*,
+        row_number() over (order by calendar.as_of) as ordinal,
         published.as_of is null as is_new,
         published.as_of is null or (
             calendar.state_as_of is distinct from published.state_as_of

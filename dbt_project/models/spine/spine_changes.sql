@@ -3,6 +3,7 @@
 {% set all_changes = ref('stg_changes') %} {#- named here because dbt reads one branch only -#}
 {% set all_users = ref('stg_users') %}
 {% set tables = ['user', 'subscription', 'usage', 'payment', 'support'] %}
+{#- In order of the users: whatever is looked up and appended for them then lies close together. -#}
 with
 
 as_ofs as (
@@ -73,13 +74,22 @@ subscriptions as (
     ('payment', 'payments', 'payments_agg_90d'),
     ('support', 'support', 'support_agg_90d'),
 ] %}
-{{ events }} as (
-    select changes.user_id, as_ofs.as_of
+-- An event between two as_of's is in the windows of those after it, up to the last that reaches it.
+{{ events }}_reach as (
+    select
+        user_id,
+        {{ as_ofs_until('event_at') }} + 1 as first_ordinal,
+        max({{ as_ofs_until("event_at + interval '" ~ longest_window(events) ~ " days'") }}) as last_ordinal
     from changes
-    inner join as_ofs
-        on changes.event_at < as_ofs.as_of
-        and changes.event_at >= as_ofs.as_of - interval '{{ longest_window(events) }} days'
-    where changes.table_name = '{{ events }}'
+    where table_name = '{{ events }}'
+    group by 1, 2
+),
+
+{{ events }} as (
+    select reach.user_id, as_ofs.as_of
+    from {{ events }}_reach as reach
+    cross join lateral {{ series('reach.first_ordinal', 'reach.last_ordinal') }} as reached
+    inner join as_ofs on reached.ordinal = as_ofs.ordinal
 
     union
 
@@ -92,8 +102,13 @@ subscriptions as (
 
 affected as (
     select
-        user_id,
-        as_of,
+        parts.user_id,
+        as_ofs.as_of,
+        as_ofs.state_as_of,
+        as_ofs.next_state_as_of,
+        as_ofs.usage_since,
+        as_ofs.payments_since,
+        as_ofs.support_since,
         bool_or(part in ('membership')) as user_features,
         bool_or(part in ('membership', 'subscriptions')) as subscription_features,
         bool_or(part in ('membership', 'usage')) as usage_features,
@@ -105,21 +120,32 @@ affected as (
         {{ 'union all' if not loop.last }}
         {% endfor %}
     ) as parts
-    group by user_id, as_of
+    inner join as_ofs on parts.as_of = as_ofs.as_of
+    group by 1, 2, 3, 4, 5, 6, 7
 ),
+
 changed_pairs as (
     select
-        affected.*,
-        spine.user_id is not null as in_spine,
-        spine.signup_date,
-        as_ofs.state_as_of,
-        as_ofs.usage_since,
-        as_ofs.payments_since,
-        as_ofs.support_since
+        affected.user_id,
+        affected.as_of,
+        affected.user_features,
+        affected.subscription_features,
+        affected.usage_features,
+        affected.payment_features,
+        affected.support_features,
+        {{ listed('affected') }} or {{ signed_up_since('affected') }} as in_spine,
+        coalesce(users.signup_date, next_users.signup_date) as signup_date,
+        affected.state_as_of,
+        affected.usage_since,
+        affected.payments_since,
+        affected.support_since
     from affected
-    inner join as_ofs on affected.as_of = as_ofs.as_of
-    left join spine on affected.user_id = spine.user_id and affected.as_of = spine.as_of
+    left join {{ all_users }} as users
+        on affected.user_id = users.user_id and affected.state_as_of = users.as_of
+    left join {{ all_users }} as next_users
+        on affected.user_id = next_users.user_id and affected.next_state_as_of = next_users.as_of
 )
 {% endif %}
 
 select * from changed_pairs
+order by user_id, as_of

@@ -7,21 +7,18 @@ select
     as_ofs.state_as_of
 from {{ ref('spine_as_of') }} as as_ofs
 inner join {{ ref('stg_users') }} as users on as_ofs.state_as_of = users.as_of
-where users.signup_date < {{ utc_date('as_ofs.as_of') }}
+where {{ listed('as_ofs') }}
 
 union all
 
 -- Signed up since the newest drop: the next drop lists them, their state is not known yet.
 select
-    users.user_id,
+    next_users.user_id,
     as_ofs.as_of,
-    users.signup_date,
+    next_users.signup_date,
     as_ofs.state_as_of
 from {{ ref('spine_as_of') }} as as_ofs
-inner join {{ ref('stg_users') }} as users on as_ofs.next_state_as_of = users.as_of
-left join {{ ref('stg_users') }} as listed
-    on users.user_id = listed.user_id and as_ofs.state_as_of = listed.as_of
-where
-    users.signup_date >= {{ utc_date('as_ofs.state_as_of') }}
-    and users.signup_date < {{ utc_date('as_ofs.as_of') }}
-    and listed.user_id is null
+inner join {{ ref('stg_users') }} as next_users on as_ofs.next_state_as_of = next_users.as_of
+left join {{ ref('stg_users') }} as users
+    on next_users.user_id = users.user_id and as_ofs.state_as_of = users.as_of
+where {{ signed_up_since('as_ofs') }}

@@ -27,6 +27,7 @@ newest as (
     {% if flags.WHICH == 'build' %}
     inner join {{ changed }} as changed
         on versions.user_id = changed.user_id and versions.as_of = changed.as_of and changed.{{ table }}
+    where {{ among('versions.as_of', 'as_of', changed ~ ' where ' ~ table) }}
     {% endif %}
     order by versions.user_id, versions.as_of, versions.known_at desc
 ),

@@ -1,4 +1,4 @@
-{#- Every combination of `columns` occurs once, and none is null. -#}
+{#- Every combination of `columns` occurs once, and none is null: no `not_null` of them beside it. -#}
 {% test grain(model, columns) %}
 select {{ columns | join(', ') }}, count(*) as times
 from {{ model }}

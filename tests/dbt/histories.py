@@ -144,7 +144,8 @@ class _History:
         self.random, self.name, self.drops, self.as_ofs = random, name, drops, as_ofs
         self.settled = [f"{name}-a", f"{name}-b"]  # in the first drop, so always known
         self.late = f"{name}-c"  # signs up between the drops
-        self.late_signup = drops[0] + random.randrange(max(1, (drops[-1] - drops[0]).days)) * DAY
+        between = drops[0] + random.randrange(max(1, (drops[-1] - drops[0]).days)) * DAY
+        self.late_signup = random.choice([between, random.choice(drops[:-1])])
         self.signup = {
             user: drops[0] - random.choice([0, 1, 1, 100, 1000]) * DAY for user in self.settled
         }

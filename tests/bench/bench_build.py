@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import resource
@@ -84,6 +85,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--users", type=int, default=100_000)
     parser.add_argument("--months", type=int, default=12)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--cadence", default="drops", help="of the spine: drops, month, week, day")
     return parser.parse_args()
 
 
@@ -204,9 +206,10 @@ class Memory(threading.Thread):
             time.sleep(0.2)
 
 
-def build(*more: str) -> float:
+def dbt_build(cadence: str, *more: str) -> float:
     """Seconds of one `dbt build`, which must succeed."""
     command = [sys.executable, "-m", "dbt.cli.main", "--quiet", "build", *more]
+    command += ["--vars", json.dumps({"cadence": cadence})]
     started = time.perf_counter()
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
     seconds = time.perf_counter() - started
@@ -223,8 +226,9 @@ def appended() -> int:
     )[0][0]
 
 
-def measure(users: int, months: int) -> dict[str, float]:
+def measure(users: int, months: int, cadence: str) -> dict[str, float]:
     """One run over a copy of the loaded months."""
+    build = functools.partial(dbt_build, cadence)
     execute(
         "drop database if exists streamflow with (force)",
         "create database streamflow template loaded",
@@ -280,7 +284,7 @@ def main() -> None:
         runs = []
         for number in range(1, options.runs + 1):
             say(f"run {number} of {options.runs}")
-            runs.append(measure(options.users, options.months))
+            runs.append(measure(options.users, options.months, options.cadence))
     shutil.rmtree(folder, ignore_errors=True)
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     dbt = children / (1024 if sys.platform != "darwin" else 1024**2)

@@ -91,8 +91,8 @@ vector: $(VENV)/.runtime ## one user's online vector, as Feast reads it   USER=<
 ##@ Orchestrator and report
 
 .PHONY: dagster
-dagster: $(VENV)/.dev ## Dagster's UI on this machine
-	@$(RUN) dagster
+dagster: $(VENV)/.dev ## Dagster's UI on this machine   [PORT=3000]
+	@$(RUN) dagster $(if $(PORT),--port '$(PORT)')
 
 .PHONY: backfill
 backfill: $(VENV)/.dev ## months of data/drops through to online, in order   MONTHS=2024-01..2024-06

@@ -38,6 +38,11 @@ def drops_folder() -> Path:
     return Path(os.environ.get("STREAMFLOW_DROPS") or steps.ROOT / "data" / "drops").resolve()
 
 
+def processed_folder() -> Path:
+    """Where training sets go: STREAMFLOW_PROCESSED, default data/processed."""
+    return Path(os.environ.get("STREAMFLOW_PROCESSED") or steps.ROOT / "data" / "processed")
+
+
 def drops_of(month: str) -> list[Path]:
     """The drop folders of a month (2024-01), oldest first."""
     return sorted(drop for drop in drops_folder().glob(f"{month}-??") if drop.is_dir())
@@ -357,6 +362,8 @@ def training_set(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         )
     with told():
         written = steps.training_set(
-            [f"{as_of:%Y-%m-%d}" for (as_of,) in labelled], name=f"training_{month}"
+            [f"{as_of:%Y-%m-%d}" for (as_of,) in labelled],
+            name=f"training_{month}",
+            out=processed_folder(),
         )
     return dg.MaterializeResult(metadata={"files": dg.MetadataValue.md(f"```\n{written}\n```")})

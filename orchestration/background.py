@@ -34,9 +34,7 @@ def start(name: str, command: list[str], url: str, *, seconds: float = 60) -> No
     """
     stop(name)
     host, _, port = url.split("/")[2].partition(":")
-    with socket.socket() as probe:
-        if probe.connect_ex((host, int(port))) == 0:
-            raise BackgroundError(f"{name}: {host}:{port} is taken by another program")
+    check_free(name, host, int(port))
     folder = state_folder()
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"{name}.log"
@@ -48,7 +46,7 @@ def start(name: str, command: list[str], url: str, *, seconds: float = 60) -> No
             stderr=subprocess.STDOUT,
             start_new_session=True,  # so that Ctrl-C in this terminal does not reach it
         )
-    _pid_file(name).write_text(f"{process.pid}\n{' '.join(command)}\n")
+    remember(name, process.pid, command)
     if not wait_until(lambda: process.poll() is not None or _answers(url), seconds):
         stop(name)
         raise BackgroundError(f"{name} did not answer at {url} within {seconds:.0f} s; see {log}")
@@ -58,8 +56,24 @@ def start(name: str, command: list[str], url: str, *, seconds: float = 60) -> No
         raise BackgroundError(f"{name} ended with status {process.returncode}:\n{end}")
 
 
-def stop(name: str) -> bool:
-    """Stop what `start` started under this name; whether it was running."""
+def check_free(name: str, host: str, port: int) -> None:
+    """Raise BackgroundError when something listens there."""
+    with socket.socket() as probe:
+        if probe.connect_ex((host, port)) == 0:
+            raise BackgroundError(f"{name}: {host}:{port} is taken by another program")
+
+
+def remember(name: str, pid: int, command: list[str]) -> None:
+    """Note a program that `stop` is to stop, also one that runs in the foreground."""
+    state_folder().mkdir(parents=True, exist_ok=True)
+    _pid_file(name).write_text(f"{pid}\n{' '.join(command)}\n")
+
+
+def stop(name: str, *, seconds: float = 10) -> bool:
+    """Stop what was started under this name; whether it was running.
+
+    A program that has not ended after `seconds` is killed.
+    """
     file = _pid_file(name)
     try:
         pid_text, command = file.read_text().splitlines()[:2]
@@ -69,7 +83,7 @@ def stop(name: str) -> bool:
     running = _runs(pid, command)
     if running:
         os.kill(pid, signal.SIGTERM)
-        if not wait_until(lambda: not _runs(pid, command), 10):
+        if not wait_until(lambda: not _runs(pid, command), seconds):
             os.kill(pid, signal.SIGKILL)
     file.unlink(missing_ok=True)
     return running

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from data.server import state_folder
-from orchestration import steps
+from orchestration import background, steps
+
+NAME = "dagster"  # what `make down` stops it by
 
 
 def environment() -> dict[str, str]:
@@ -31,7 +34,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not program.exists():
         print("dagster: not installed | then run: make dagster", file=sys.stderr)
         return 1
-    steps.say(f"Dagster at http://127.0.0.1:{options.port} in about a minute; Ctrl-C ends it")
+    background.check_free(NAME, "127.0.0.1", options.port)
+    steps.say(f"Dagster at http://127.0.0.1:{options.port} in some ten seconds; Ctrl-C ends it")
     os.chdir(steps.ROOT)
     command = ["dagster", "dev", "-m", "orchestration.definitions", "-h", "127.0.0.1"]
-    return os.execve(program, [*command, "-p", str(options.port)], environment())
+    command += ["-p", str(options.port)]
+    background.remember(NAME, os.getpid(), command)
+    # A shell's `&` starts programs with SIGINT ignored, and Dagster then ignores SIGTERM as well.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return os.execve(program, command, environment())
+
+
+def stop() -> bool:
+    """Stop it and the programs that it started, which it waits for; whether it was running."""
+    return background.stop(NAME, seconds=90)

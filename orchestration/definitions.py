@@ -7,6 +7,7 @@ themselves wait for each other in the database.
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -20,14 +21,12 @@ ingest_month = dg.define_asset_job(
     "ingest_month",
     selection=dg.AssetSelection.all() - dg.AssetSelection.assets(assets.TRAINING),
     partitions_def=assets.MONTHS,
-    executor_def=dg.in_process_executor,  # dbt and Feast take seconds to import: once is enough
     description="The drops of one month, from the folder all the way to audited online features.",
 )
 build_training_dataset = dg.define_asset_job(
     "build_training_dataset",
     selection=dg.AssetSelection.assets(assets.TRAINING),
     partitions_def=assets.MONTHS,
-    executor_def=dg.in_process_executor,
     description="Features and labels of the month's snapshots, as files.",
 )
 check_freshness = dg.define_asset_job(
@@ -36,14 +35,18 @@ check_freshness = dg.define_asset_job(
         *[dg.AssetKey(["online", name]) for name in assets.views()]
     )
     & dg.AssetSelection.checks(*[spec.key for spec in checks.fresh.check_specs]),
-    executor_def=dg.in_process_executor,
     description="Is what is served still fresh? Also asked when no drop comes any more.",
 )
+
+# Switched on in Dagster's page, by a person; in production from the start.
+AUTOMATIC = os.environ.get("STREAMFLOW_AUTOMATION") == "on"
+ON = dg.DefaultSensorStatus.RUNNING if AUTOMATIC else dg.DefaultSensorStatus.STOPPED
+SCHEDULED = dg.DefaultScheduleStatus.RUNNING if AUTOMATIC else dg.DefaultScheduleStatus.STOPPED
 
 SETTLED = 30  # seconds without a change, after which a drop is taken to be copied whole
 
 
-@dg.sensor(job=ingest_month, minimum_interval_seconds=30)
+@dg.sensor(job=ingest_month, minimum_interval_seconds=30, default_status=ON)
 def new_drop(context: dg.SensorEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
     """A run for each month with a drop folder that is new, or whose files changed."""
     months = sorted({drop.name[:7] for drop in assets.drops_folder().glob("????-??-??")})
@@ -77,7 +80,12 @@ def fingerprint(drops: list[Path]) -> str:
     return seen.hexdigest()[:16]
 
 
-@dg.schedule(job=ingest_month, cron_schedule="0 6 2 * *", execution_timezone="UTC")
+@dg.schedule(
+    job=ingest_month,
+    cron_schedule="0 6 2 * *",
+    execution_timezone="UTC",
+    default_status=SCHEDULED,
+)
 def monthly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
     """On the 2nd, the month before: a drop that never came is a failed run, and so is noticed."""
     month = month_before(context.scheduled_execution_time)
@@ -89,7 +97,12 @@ def month_before(day: datetime) -> str:
     return f"{day.replace(day=1) - timedelta(days=1):%Y-%m}"
 
 
-@dg.schedule(job=check_freshness, cron_schedule="0 7 * * *", execution_timezone="UTC")
+@dg.schedule(
+    job=check_freshness,
+    cron_schedule="0 7 * * *",
+    execution_timezone="UTC",
+    default_status=SCHEDULED,
+)
 def daily_freshness(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
     return dg.RunRequest(run_key=f"{context.scheduled_execution_time:%Y-%m-%d}")
 
@@ -107,4 +120,5 @@ defs = dg.Definitions(
     jobs=[ingest_month, build_training_dataset, check_freshness],
     sensors=[new_drop],
     schedules=[monthly, daily_freshness],
+    executor=dg.in_process_executor,  # dbt and Feast take seconds to import: once a run is enough
 )

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from data.__main__ import up
 from data.database import Database
 from data.server import EmbeddedServer
-from orchestration import background, steps
+from orchestration import background, dagster_ui, steps
 from orchestration.steps import ROOT, say
 
 DROPS = ROOT / "data" / "drops"
@@ -100,6 +100,8 @@ def down() -> None:
     for name in (API, DOCS):
         if background.stop(name):
             say(f"{name} stopped")
+    if dagster_ui.stop():
+        say("Dagster stopped")
     stopped = EmbeddedServer(Database()).stop()
     say("Postgres stopped" if stopped else "Postgres was not running")
 

@@ -97,3 +97,32 @@ def test_months(sample: Database) -> None:
     assert months_of("2024-02,2024-01") == ["2024-02", "2024-01"]
     with pytest.raises(argparse.ArgumentTypeError, match="'2023-12' is not one of the months"):
         months_of("2023-12..2024-01")
+
+
+def test_in_compose_dagster_keeps_its_runs_in_the_projects_postgres(
+    database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its webserver and daemon are two containers: what they share must not be a file."""
+    from orchestration import dagster_service
+
+    for name in ("host", "port"):
+        monkeypatch.setenv(f"STREAMFLOW_PG_{name.upper()}", str(getattr(database, name)))
+    monkeypatch.setenv("STREAMFLOW_PG_PASSWORD", database.password.get_secret_value())
+    config = Path(dagster_service.__file__).with_name("dagster.compose.yaml")
+    (tmp_path / "dagster.yaml").write_text(config.read_text())
+
+    @dg.op
+    def step() -> None: ...
+
+    @dg.job
+    def one_step() -> None:
+        step()
+
+    dagster_service.make_schema()
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        assert one_step.execute_in_process(instance=instance).success
+        assert not instance.telemetry_enabled
+        assert not instance.nux_enabled
+    with database.connect() as connection:
+        found = connection.execute("select pipeline_name, status from dagster.runs").fetchall()
+    assert found == [("one_step", "SUCCESS")]

@@ -1,0 +1,216 @@
+"""`make dagster` as people have it: webserver, daemon and code server as processes of their own.
+
+If this fails, drops arrive and nobody notices, or what the page's buttons start does not run.
+Everything is asked for the way the page does it: through GraphQL.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.database import Database
+from orchestration import background, dagster_ui
+
+pytest.importorskip("dagster_webserver", reason="extra `orchestration`: make test installs it")
+
+ROOT = Path(__file__).resolve().parents[2]
+SECONDS = 120  # for what takes twenty; the machine may be busy
+CODE = {"repositoryName": "__repository__", "repositoryLocationName": "orchestration.definitions"}
+
+
+class Dagster:
+    """A running `make dagster`, asked through GraphQL."""
+
+    def __init__(self, port: int, log: Path) -> None:
+        self.url, self.log = f"http://127.0.0.1:{port}/graphql", log
+
+    def ask(self, query: str, **variables: Any) -> Any:
+        """The one field that the query asks for; an error is an assertion."""
+        body = json.dumps({"query": query, "variables": variables}).encode()
+        request = urllib.request.Request(
+            self.url, body, {"Content-Type": "application/json", "Accept": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            content = json.load(answer)
+        assert "errors" not in content, content
+        (found,) = content["data"].values()
+        return found
+
+    def ready(self) -> bool:
+        try:
+            found = self.ask(
+                "{ repositoriesOrError { ... on RepositoryConnection { nodes {name} } } }"
+            )
+        except (OSError, urllib.error.URLError):
+            return False
+        return bool(found.get("nodes"))
+
+    def runs(self) -> dict[tuple[str, str], str]:
+        """(job, month) -> status of its newest run."""
+        found = self.ask(
+            "{ runsOrError { ... on Runs { results { pipelineName status tags {key value} } } } }"
+        )["results"]
+        newest_last = reversed(found)
+        return {
+            (run["pipelineName"], tag["value"]): run["status"]
+            for run in newest_last
+            for tag in run["tags"]
+            if tag["key"] == "dagster/partition"
+        }
+
+    def done(self, job: str, month: str) -> None:
+        """Wait until the month's newest run of the job has succeeded."""
+        deadline = time.monotonic() + SECONDS
+        while (now := self.runs().get((job, month))) != "SUCCESS":
+            assert now != "FAILURE", f"{job} {month} failed\n{self.said()}"
+            assert time.monotonic() < deadline, f"{job} {month}: {now}\n{self.said()}"
+            time.sleep(0.5)
+
+    def backfill(self, job: str, *months: str) -> None:
+        """What the page's "Launch backfill" asks for."""
+        launched = self.ask(
+            "mutation($p: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $p)"
+            " { __typename ... on LaunchBackfillSuccess { backfillId }"
+            " ... on PythonError { message } } }",
+            p={
+                "selector": {
+                    "partitionSetName": f"{job}_partition_set",
+                    "repositorySelector": CODE,
+                },
+                "partitionNames": list(months),
+            },
+        )
+        assert launched["__typename"] == "LaunchBackfillSuccess", launched
+
+    def said(self) -> str:
+        return self.log.read_text()[-6000:]
+
+
+@pytest.fixture
+def dagster(
+    sample: Database,
+    drops: Path,
+    tmp_path: Path,
+    free_port: Callable[[], int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Dagster]:
+    """Sensor and schedules switched on, over the sample's three months."""
+    for name, value in (
+        ("DAGSTER_HOME", tmp_path / "dagster"),
+        ("STREAMFLOW_AUTOMATION", "on"),
+        ("STREAMFLOW_PROCESSED", tmp_path / "processed"),
+    ):
+        monkeypatch.setenv(name, str(value))
+    port, log = free_port(), tmp_path / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            # As a shell's `&` starts it: with Ctrl-C ignored.
+            [
+                "sh",
+                "-c",
+                'trap "" INT; exec "$@"',
+                "sh",
+                sys.executable,
+                "-m",
+                "orchestration",
+                "dagster",
+                "--port",
+                str(port),
+            ],
+            cwd=ROOT,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    running = Dagster(port, log)
+    try:
+        assert background.wait_until(running.ready, SECONDS), running.said()
+        yield running
+    finally:
+        dagster_ui.stop()
+        process.kill()
+        process.wait()
+
+
+def served() -> set[str]:
+    """The as_of's that are online."""
+    with Database().connect() as connection:
+        found = connection.execute("select distinct as_of from online.usage_features").fetchall()
+    return {f"{as_of:%Y-%m-%d}" for (as_of,) in found}
+
+
+def settle(drop: Path, *, seconds: int) -> None:
+    """Date its files; the sensor leaves alone what changed a moment ago."""
+    for file in drop.iterdir():
+        os.utime(file, (time.time() + seconds,) * 2)
+
+
+def test_a_drop_is_noticed_months_are_backfilled_and_make_down_ends_it_all(
+    dagster: Dagster, deliver: Callable[[str], Path], tmp_path: Path
+) -> None:
+    assert served() == {"2024-03-31"}
+    settle(deliver("2024-04-30"), seconds=-600)
+    for later in ("2024-05-31", "2024-06-30"):
+        settle(deliver(later), seconds=600)  # still being copied, as far as the sensor knows
+
+    dagster.done("ingest_month", "2024-04")  # nobody asked for it
+    assert served() == {"2024-04-30"}
+    assert {month for _, month in dagster.runs()} == {"2024-04"}
+
+    dagster.backfill("ingest_month", "2024-05", "2024-06")
+    dagster.backfill("build_training_dataset", "2024-04")
+    dagster.done("ingest_month", "2024-05")
+    dagster.done("ingest_month", "2024-06")
+    assert served() == {"2024-06-30"}
+    dagster.done("build_training_dataset", "2024-04")
+    files = sorted(file.name for file in (tmp_path / "processed").iterdir())
+    assert files == [f"training_2024-04.{ending}" for ending in ("csv", "json", "parquet")]
+
+    asked = dagster.ask(
+        "mutation($s: ScheduleSelector!, $t: Float!) { scheduleDryRun(selectorData: $s,"
+        " timestamp: $t) { ... on DryRunInstigationTick { evaluationResult {"
+        " error { message } runRequests { runKey tags { key value } } } } } }",
+        s={**CODE, "scheduleName": "monthly"},
+        t=1_717_308_000.0,  # 2024-06-02 06:00 UTC
+    )["evaluationResult"]
+    assert asked["error"] is None
+    assert [request["runKey"] for request in asked["runRequests"]] == ["2024-05"]
+    states = dagster.ask(
+        "query($s: RepositorySelector!) { schedulesOrError(repositorySelector: $s) {"
+        " ... on Schedules { results { name scheduleState { status } } } } }",
+        s=CODE,
+    )["results"]
+    assert {s["name"]: s["scheduleState"]["status"] for s in states} == {
+        "monthly": "RUNNING",
+        "daily_freshness": "RUNNING",
+    }
+
+    with pytest.raises(background.BackgroundError, match="taken by another program"):
+        dagster_ui.main(["--port", dagster.url.split(":")[2].split("/")[0]])
+    assert programs(tmp_path)
+    assert dagster_ui.stop()
+    assert background.wait_until(lambda: not programs(tmp_path), SECONDS), programs(tmp_path)
+    assert not dagster_ui.stop()
+
+
+def programs(folder: Path) -> list[str]:
+    """The running programs that have this test's DAGSTER_HOME."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(folder / "dagster").encode() in (process / "environ").read_bytes():
+                found.append((process / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue
+    return found

@@ -83,7 +83,7 @@ def stop(name: str, *, seconds: float = 10) -> bool:
     running = _runs(pid, command)
     if running:
         os.kill(pid, signal.SIGTERM)
-        if not wait_until(lambda: not _runs(pid, command), seconds):
+        if not wait_until(lambda: _ended(pid), seconds) and _runs(pid, command):
             os.kill(pid, signal.SIGKILL)
     file.unlink(missing_ok=True)
     return running
@@ -104,11 +104,27 @@ def _pid_file(name: str) -> Path:
 
 
 def _runs(pid: int, command: str) -> bool:
-    """Whether `pid` lives and still is that command; a zombie of ours is reaped first."""
+    """Whether `pid` lives and still is that command."""
+    arguments = command.partition(" ")[2]  # an interpreter may show under its real path
+    return not _ended(pid) and _command(pid).endswith(arguments)
+
+
+def _ended(pid: int) -> bool:
+    """Whether a process is gone, or a zombie, which holds nothing; one of ours is reaped.
+
+    Not to be seen from its command line: that is gone a moment before its ports are free.
+    """
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
-    arguments = command.partition(" ")[2]  # an interpreter may show under its real path
-    return _command(pid).endswith(arguments)
+    if Path("/proc/self/stat").exists():
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            threads = len(list(Path(f"/proc/{pid}/task").iterdir()))
+        except OSError:
+            return True
+        return state in "ZX" and threads == 1  # the first thread may be one while others go on
+    state = _ps("stat", pid)
+    return not state or state.startswith("Z")
 
 
 def _command(pid: int) -> str:
@@ -118,8 +134,12 @@ def _command(pid: int) -> str:
             words = Path(f"/proc/{pid}/cmdline").read_bytes()
         except OSError:
             return ""
-        return words.decode(errors="replace").replace("\0", " ").strip() or "<defunct>"
-    asked = ["ps", "-ww", "-o", "command=", "-p", str(pid)]
+        return words.decode(errors="replace").replace("\0", " ").strip()
+    return _ps("command", pid)
+
+
+def _ps(column: str, pid: int) -> str:
+    asked = ["ps", "-ww", "-o", f"{column}=", "-p", str(pid)]
     return subprocess.run(asked, capture_output=True, text=True).stdout.strip()
 
 

@@ -66,11 +66,19 @@ def _copy(source: str, name: str) -> None:
     admin = Database().model_copy(update={"database": "postgres"})
     with psycopg.connect(admin.conninfo(), autocommit=True) as connection:
         for statement in (
-            "drop database if exists {} with (force)",
-            "create database {} template {}",
+            "drop database if exists {name} with (force)",
+            # Pools of earlier tests, which find a database of that name again, keep it in use.
+            "alter database {source} allow_connections false",
+            "select pg_terminate_backend(pid) from pg_stat_activity where datname = {literal}",
+            "create database {name} template {source}",
+            "alter database {source} allow_connections true",
         ):
             connection.execute(
-                sql.SQL(statement).format(sql.Identifier(name), sql.Identifier(source))
+                sql.SQL(statement).format(
+                    name=sql.Identifier(name),
+                    source=sql.Identifier(source),
+                    literal=sql.Literal(source),
+                )
             )
 
 

@@ -13,7 +13,7 @@
         {{ return(nothing) }}
     {% endif %}
     {#- `graph` is one dictionary for the whole invocation: nodes share the answer in it, since a
-        query more for each of them would be a fifth of a build with nothing new. -#}
+        query more for each of them would be a second of a build with nothing new. -#}
     {% set known = graph.get('streamflow_build') %}
     {% if known and known.invocation_id == invocation_id %}
         {{ return(known) }}

@@ -60,6 +60,25 @@ def test_only_a_lost_connection_is_tried_again(
     assert [t.description for t in told] == ["ingest: it broke | then run: make load"]
 
 
+def test_the_training_job_writes_the_months_snapshots(
+    sample: Database, drops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from orchestration.definitions import defs
+
+    monkeypatch.setenv("STREAMFLOW_PROCESSED", str(tmp_path / "processed"))
+    job = defs.resolve_job_def("build_training_dataset")
+    with dg.DagsterInstance.ephemeral() as instance:
+        done = job.execute_in_process(partition_key="2024-03", instance=instance)
+        without = job.execute_in_process(
+            partition_key="2024-04", instance=instance, raise_on_error=False
+        )
+    files = sorted(file.name for file in (tmp_path / "processed").iterdir())
+    assert files == [f"training_2024-03.{ending}" for ending in ("csv", "json", "parquet")]
+    (made,) = done.get_asset_materialization_events()
+    assert "2024-03-31" in str(made.materialization.metadata["files"].value)
+    assert not without.success  # no labels of that month: it says which job brings them
+
+
 def test_the_sensor_asks_once_for_a_settled_drop(
     sample: Database, deliver: Callable[[str], Path]
 ) -> None:

@@ -40,7 +40,7 @@ def drops_folder() -> Path:
 
 def processed_folder() -> Path:
     """Where training sets go: STREAMFLOW_PROCESSED, default data/processed."""
-    return Path(os.environ.get("STREAMFLOW_PROCESSED") or steps.ROOT / "data" / "processed")
+    return Path(os.environ.get("STREAMFLOW_PROCESSED") or steps.PROCESSED)
 
 
 def drops_of(month: str) -> list[Path]:

@@ -22,7 +22,6 @@ from feature_repo.manifest import FeatureTable, ManifestError, manifest_path, re
 from orchestration import steps
 from orchestration.drift import Drift, drift
 
-PROCESSED = steps.ROOT / "data" / "processed"
 TESTS = ("test", "unit_test")
 
 
@@ -157,7 +156,7 @@ def dbt_tests(invocation_id: str) -> list[dict[str, Any]] | None:
     ]
 
 
-def report(as_of: date, folder: Path = PROCESSED) -> tuple[Path, Month]:
+def report(as_of: date, folder: Path = steps.PROCESSED) -> tuple[Path, Month]:
     """Write the page of a month; where it is, and what it shows."""
     from orchestration.report_page import page
 
@@ -196,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; 1 when there is nothing to report on."""
     parser = argparse.ArgumentParser(prog="python -m orchestration report", description=__doc__)
     parser.add_argument("--as-of", required=True, type=date.fromisoformat, help="2024-02-29")
-    parser.add_argument("--out", type=Path, default=PROCESSED, help="folder (data/processed)")
+    parser.add_argument("--out", type=Path, default=steps.PROCESSED, help="folder (data/processed)")
     options = parser.parse_args(arguments)
     try:
         file, month = report(options.as_of, options.out)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 DBT_PROJECT = ROOT / "dbt_project"
 FEATURE_REPO = ROOT / "feature_repo"
+PROCESSED = ROOT / "data" / "processed"  # training sets and reports
 
 
 class StepError(RuntimeError):

@@ -39,7 +39,6 @@ LABELS, USERS = (
     for table in ("churn_labels", "user_features")
 )
 LABEL = "churn_label"
-PROCESSED = steps.ROOT / "data" / "processed"
 
 
 class TrainingSetError(ValueError):
@@ -81,7 +80,7 @@ def write_training_set(
     known_at: str | datetime | None = None,
     service: str = "churn_v1",
     keep_unlabelled: bool = False,
-    out: Path = PROCESSED,
+    out: Path = steps.PROCESSED,
     name: str = "training_df",
 ) -> TrainingSet:
     """Make the set and write its files; what was there under these names is replaced.
@@ -303,7 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--known-at", help="as published by this instant; default: all of it")
     parser.add_argument("--service", default="churn_v1", help="feature service (churn_v1)")
     parser.add_argument("--keep-unlabelled", action="store_true", help="users without a label too")
-    parser.add_argument("--out", type=Path, default=PROCESSED, help="folder (data/processed)")
+    parser.add_argument("--out", type=Path, default=steps.PROCESSED, help="folder (data/processed)")
     parser.add_argument("--name", default="training_df", help="file name without ending")
     options = vars(parser.parse_args(arguments))
     try:

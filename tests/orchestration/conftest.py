@@ -14,6 +14,13 @@ from psycopg import sql
 from data.database import Database
 
 
+def as_ofs(table: str) -> set[str]:
+    """The dates of the as_of's in a table."""
+    with Database().connect() as connection:
+        query = sql.SQL("select distinct as_of from {}").format(sql.Identifier(*table.split(".")))
+        return {f"{row[0]:%Y-%m-%d}" for row in connection.execute(query).fetchall()}
+
+
 @pytest.fixture
 def drops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder where Dagster looks for drops."""

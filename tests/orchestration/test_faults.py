@@ -16,6 +16,7 @@ from psycopg import sql
 
 from data.database import Database
 from orchestration import steps
+from tests.orchestration.conftest import as_ofs
 
 pytest.importorskip("dagster", reason="extra `orchestration`: make test installs it")
 
@@ -130,12 +131,6 @@ def test_a_bad_drop_stops_its_own_month(
     assert backfill(["2024-05"]) == {}
     assert as_ofs("published.usage_features") == published | {"2024-05-31", "2024-06-30"}
     assert as_ofs("online.usage_features") == {"2024-06-30"}
-
-
-def as_ofs(table: str) -> set[str]:
-    with Database().connect() as connection:
-        query = sql.SQL("select distinct as_of from {}").format(sql.Identifier(*table.split(".")))
-        return {f"{row[0]:%Y-%m-%d}" for row in connection.execute(query).fetchall()}
 
 
 def test_of_two_builds_at_once_one_waits(sample: Database) -> None:

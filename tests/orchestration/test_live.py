@@ -21,6 +21,7 @@ import pytest
 
 from data.database import Database
 from orchestration import background, dagster_ui
+from tests.orchestration.conftest import as_ofs
 
 pytest.importorskip("dagster_webserver", reason="extra `orchestration`: make test installs it")
 
@@ -33,13 +34,15 @@ class Dagster:
     """A running `make dagster`, asked through GraphQL."""
 
     def __init__(self, port: int, log: Path) -> None:
-        self.url, self.log = f"http://127.0.0.1:{port}/graphql", log
+        self.port, self.log = port, log
 
     def ask(self, query: str, **variables: Any) -> Any:
         """The one field that the query asks for; an error is an assertion."""
         body = json.dumps({"query": query, "variables": variables}).encode()
         request = urllib.request.Request(
-            self.url, body, {"Content-Type": "application/json", "Accept": "application/json"}
+            f"http://127.0.0.1:{self.port}/graphql",
+            body,
+            {"Content-Type": "application/json", "Accept": "application/json"},
         )
         with urllib.request.urlopen(request, timeout=30) as answer:
             content = json.load(answer)
@@ -141,15 +144,6 @@ def dagster(
         process.wait()
 
 
-def as_ofs(schema: str) -> set[str]:
-    """The as_of's of the usage features that are published, or online."""
-    with Database().connect() as connection:
-        found = connection.execute(
-            f"select distinct as_of from {schema}.usage_features"  # type: ignore[call-overload]
-        ).fetchall()
-    return {f"{as_of:%Y-%m-%d}" for (as_of,) in found}
-
-
 def settle(drop: Path, *, seconds: int) -> None:
     """Date its files; the sensor leaves alone what changed a moment ago."""
     for file in drop.iterdir():
@@ -161,9 +155,9 @@ def test_a_drop_is_noticed_months_are_backfilled_and_make_down_ends_it_all(
 ) -> None:
     dagster.backfill("ingest_month", "2024-05")  # the daemon looks for backfills twice a minute
     dagster.done("ingest_month", "2024-04")  # nobody asked for it
-    assert "2024-04-30" in as_ofs("published")
+    assert "2024-04-30" in as_ofs("published.usage_features")
     dagster.done("ingest_month", "2024-05")
-    assert as_ofs("online") == {"2024-05-31"}
+    assert as_ofs("online.usage_features") == {"2024-05-31"}
 
     asked = dagster.ask(
         "mutation($s: ScheduleSelector!, $t: Float!) { scheduleDryRun(selectorData: $s,"
@@ -185,7 +179,7 @@ def test_a_drop_is_noticed_months_are_backfilled_and_make_down_ends_it_all(
     }
 
     with pytest.raises(background.BackgroundError, match="taken by another program"):
-        dagster_ui.main(["--port", dagster.url.split(":")[2].split("/")[0]])
+        dagster_ui.main(["--port", str(dagster.port)])
     assert programs(tmp_path)
     assert dagster_ui.stop()
     assert background.wait_until(lambda: not programs(tmp_path), SECONDS), programs(tmp_path)

@@ -10,11 +10,11 @@ as_ofs as (
     select * from {{ ref('spine_as_of') }}
 ),
 
+{% if build.recompute %}
 spine as (
     select * from {{ ref('spine_user') }}
 ),
 
-{% if build.recompute %}
 changed_pairs as (
     select
         spine.user_id,

@@ -46,8 +46,12 @@ load: $(VENV)/.runtime ## check and load a drop           DROP=<folder named YYY
 	@$(RUN) ingest '$(DROP)'
 
 .PHONY: build
-build: $(VENV)/.runtime ## dbt build: features, tests, publication   [RECOMPUTE=1]
-	@$(RUN) build $(if $(RECOMPUTE),--recompute)
+build: $(VENV)/.runtime ## dbt build: features, tests, publication   [RECOMPUTE=1 CADENCE=day ALLOW_LEAVING=<n>]
+	@$(RUN) build $(BUILD_OPTIONS)
+
+.PHONY: plan
+plan: $(VENV)/.runtime ## what `make build` would do now: features, rows and why; writes nothing
+	@$(RUN) plan $(BUILD_OPTIONS)
 
 .PHONY: docs
 docs: $(VENV)/.runtime ## dbt's documentation and lineage as one page that opens offline
@@ -151,6 +155,9 @@ help: ## this list
 	@awk 'BEGIN { FS = ":.*## " } \
 		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
 		/^[a-z][a-z-]*:.*## / { printf "  %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+BUILD_OPTIONS = $(if $(RECOMPUTE),--recompute) $(if $(CADENCE),--cadence '$(CADENCE)') \
+	$(if $(ALLOW_LEAVING),--allow-leaving '$(ALLOW_LEAVING)')
 
 # need NAME, an example: stop when the variable was not given.
 define need

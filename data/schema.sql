@@ -18,6 +18,7 @@ create table if not exists raw.loads (
     rows_added bigint not null,
     rows_retracted bigint not null,
     sha256 text not null,                     -- of the file
+    recorded text[],                          -- columns with a value in the file; null: not noted
     primary key (load_id, table_name)
 );
 
@@ -29,8 +30,22 @@ create table if not exists ledger.builds (
     load_from bigint not null,                -- loads up to here were published before
     load_to bigint not null,                  -- this build sees loads up to here
     recompute boolean not null,
+    cadence text,
     started_at timestamptz not null default clock_timestamp(),
     ended_at timestamptz
+);
+
+-- One row per data or unit test that a build ran, published or not.
+create table if not exists ledger.tests (
+    invocation_id text not null references ledger.builds (invocation_id),
+    test_id text not null,                    -- dbt's unique_id
+    name text not null,
+    kind text not null,                       -- test or unit_test
+    status text not null,                     -- as dbt names it: pass, warn, fail, error, skipped
+    failures bigint not null,                 -- rows that the test found
+    message text not null,
+    seconds double precision not null,
+    primary key (invocation_id, test_id)
 );
 
 -- One row per publication: the switch that makes a build's versions visible to readers.
@@ -41,10 +56,30 @@ create table if not exists ledger.publications (
     load_to bigint not null,
     cadence text not null,
     rows_appended jsonb not null,             -- table -> rows
-    definitions jsonb not null,               -- table -> checksum of the model
+    definitions jsonb not null,               -- table -> model or macro it is made from -> checksum
+    manifest jsonb,                           -- its feature tables and services, as dbt's manifest has them
     tests_run bigint not null,
     published_at timestamptz not null default clock_timestamp()
 );
+
+-- Columns that these tables have gained. (Only where one is missing: an `alter` waits for readers.)
+do $$
+declare
+    gained record;
+begin
+    for gained in select * from (values
+        ('raw.loads', 'recorded', 'text[]'),
+        ('ledger.builds', 'cadence', 'text'),
+        ('ledger.publications', 'manifest', 'jsonb')
+    ) as known (table_name, column_name, type) where not exists (
+        select from pg_attribute
+        where attrelid = known.table_name::regclass and attname = known.column_name
+    ) loop
+        execute format(
+            'alter table %s add column %I %s', gained.table_name, gained.column_name, gained.type
+        );
+    end loop;
+end $$;
 
 -- One row per view and materialization that committed. (A row of zeros: the online table was made
 -- or altered, so the next materialization fills it anew.)

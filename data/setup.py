@@ -32,7 +32,9 @@ def set_up(settings: Database, tables: tuple[Table, ...] = TABLES) -> None:
     Changes nothing that exists, except that a column added to the contract is added to its table.
     Two at once wait for each other.
     """
-    schema = (Path(__file__).parent / "schema.sql").read_text()
+    schema, ledger = (
+        (Path(__file__).parent / name).read_text() for name in ("schema.sql", "ledger.sql")
+    )
     with settings.connect() as connection:
         connection.execute("select pg_advisory_xact_lock(%s)", [SET_UP_LOCK])
         connection.execute("set local client_min_messages = warning")
@@ -43,6 +45,7 @@ def set_up(settings: Database, tables: tuple[Table, ...] = TABLES) -> None:
                 serving_password=sql.Literal(settings.serving_password.get_secret_value()),
             )
         )
+        connection.execute(ledger)
         # What exists is not touched, so that this waits for no load that is running.
         existing = {
             name

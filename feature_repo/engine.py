@@ -36,7 +36,8 @@ from feature_repo.views import view_of
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 KEPT_INTERVALS = 20
-BUILD, APPLY = "cd dbt_project && dbt build", "cd feature_repo && feast apply"
+APPLY = "cd feature_repo && feast apply"
+BUILD = f"cd dbt_project && dbt build, then: {APPLY}"
 AGAIN = "cd feature_repo && feast materialize-incremental $(date -u +%Y-%m-%dT%H:%M:%S)"
 
 
@@ -236,7 +237,7 @@ def _require_columns(
         if missing:
             what = f"{relation}.{missing[0]}" if relation in there else relation
             raise MaterializationError(
-                f"{what} does not exist. Make it with: {remedy}; then: {AGAIN}"
+                f"{what} does not exist. If it is defined, make it with: {remedy}; then: {AGAIN}"
             )
 
 

@@ -27,6 +27,7 @@ from feature_repo.manifest import (
     Service,
     read_manifest,
 )
+from feature_repo.publications import published_part
 from feature_repo.views import FEAST_TYPES
 
 
@@ -107,7 +108,7 @@ def apply_definitions(store: FeatureStore, manifest: Manifest | None = None) -> 
 
     `feast apply` itself imports definitions.py, which a process can do only once.
     """
-    objects = list(feast_objects(manifest or read_manifest()).values())
+    objects = list(feast_objects(manifest or published_part(read_manifest())).values())
     views = [thing for thing in objects if isinstance(thing, FeatureView)]
     project = Project(name=store.project, description=store.config.project_description or "")
     contents = RepoContents(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,52 @@ def parse_manifest(content: Mapping[str, Any]) -> Manifest:
         if _meta(exposure).get("feast", {}).get("feature_service")
     )
     return Manifest(content["metadata"]["adapter_type"], tables, services)
+
+
+def as_published(defined: Manifest, published: Manifest) -> tuple[Manifest, list[str]]:
+    """What dbt's manifest says of what the last publication holds, and a line for each difference.
+
+    Readers see the columns of a publication as well as its rows: a feature that is defined and not
+    yet built and tested is left out, one that is published and no longer defined is still there.
+    """
+    tables, notes = [], []
+    now = {table.name: table for table in defined.tables}
+    before = {table.name: table for table in published.tables}
+    for name, table in before.items():
+        if name not in now:
+            notes.append(f"{name} is not defined any more")
+            tables.append(table)
+            continue
+        columns = {column.name: column for column in now[name].columns}
+        kept = []
+        for column in table.columns:
+            new = columns.pop(column.name, None)
+            if new is None:
+                notes.append(f"{name}.{column.name} is not defined any more")
+            elif new.type != column.type:
+                notes.append(f"{name}.{column.name} is defined as {new.type}")
+            kept.append(new if new is not None and new.type == column.type else column)
+        notes += [f"{name}.{column} is new" for column in columns]
+        tables.append(replace(now[name], columns=tuple(kept)))
+    notes += [f"{name} is new" for name in now if name not in before]
+    there = {table.name: {column.name for column in table.columns} for table in tables}
+    services = tuple(
+        replace(service, features=features)
+        for service in defined.services
+        if (features := _among(service.features, there))
+    )
+    return Manifest(defined.adapter, tuple(tables), services), notes
+
+
+def _among(
+    features: Mapping[str, tuple[str, ...] | None], there: Mapping[str, set[str]]
+) -> dict[str, tuple[str, ...] | None]:
+    """Those of a service's features that are there."""
+    return {
+        view: names and tuple(name for name in names if name in there[view])
+        for view, names in features.items()
+        if view in there
+    }
 
 
 def _meta(node: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -22,9 +22,14 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("down", help="stop what the demo and `make up` started")
     command = commands.add_parser("ingest", help="check and load a drop")
     command.add_argument("folder")
-    command = commands.add_parser("build", help="dbt build, which publishes when all tests pass")
-    command.add_argument("--recompute", action="store_true", help="after a changed definition")
-    command.add_argument("--cadence", choices=["drops", "month", "week", "day"])
+    for name, text in (
+        ("build", "dbt build, which publishes when all tests pass"),
+        ("plan", "what build would do now; writes nothing"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("--recompute", action="store_true", help="every pair")
+        command.add_argument("--cadence", choices=["drops", "month", "week", "day"])
+        command.add_argument("--allow-leaving", type=int, metavar="N", help="let N users leave")
     commands.add_parser("docs", help="dbt's documentation as one page")
     commands.add_parser("apply", help="feast apply")
     command = commands.add_parser("publish", help="feast materialize-incremental")
@@ -91,9 +96,14 @@ def run(options: argparse.Namespace, rest: list[str]) -> int | None:
         down()
     elif options.step == "ingest":
         steps.ingest(options.folder)
-    elif options.step == "build":
-        chosen = {"recompute": options.recompute or None, "cadence": options.cadence}
-        steps.build(**{name: value for name, value in chosen.items() if value is not None})
+    elif options.step in ("build", "plan"):
+        chosen = {
+            "recompute": options.recompute or None,
+            "cadence": options.cadence,
+            "allow_leaving": options.allow_leaving,
+        }
+        variables = {name: value for name, value in chosen.items() if value is not None}
+        (steps.build if options.step == "build" else steps.plan)(**variables)
     elif options.step == "docs":
         steps.docs()
     elif options.step == "apply":

@@ -110,8 +110,8 @@ def ingest(folder: Path | str, *, show: Callable[[str], None] = say) -> LoadResu
 def build(*, show: Callable[[str], None] = say, **variables: object) -> BuildResult:
     """Run `dbt build`, which also publishes when every test passed.
 
-    `variables` are dbt's: recompute (bool), cadence (drops, month, week, day). `show` gets a line
-    for each finished table, for each warning, and for the outcome.
+    `variables` are dbt's: recompute (bool), cadence (drops, month, week, day), allow_leaving
+    (users). `show` gets a line for each finished table, for each warning, and for the outcome.
 
     Raises:
         StepError: a model or test failed, so that nothing was published.
@@ -150,6 +150,27 @@ def build(*, show: Callable[[str], None] = say, **variables: object) -> BuildRes
     tests = sum(node.node.resource_type in ("test", "unit_test") for node in nodes)
     show(f"  published as known at {row[0]:%Y-%m-%d %H:%M:%S} UTC: {tests} tests passed")
     return BuildResult(progress.invocation_id, row[0], dict(statuses), row[1], progress.warnings)
+
+
+def plan(*, show: Callable[[str], None] = say, **variables: object) -> None:
+    """Say what `build` would compute and change, by `dbt run-operation plan`; writes nothing."""
+    from dbt.cli.main import dbtRunner
+
+    def note(event: Any) -> None:
+        if event.info.name == "JinjaLogInfo":
+            show(event.info.msg)
+
+    outcome = dbtRunner(callbacks=[note]).invoke(
+        [
+            "--quiet", "--no-use-colors", "run-operation", "plan",
+            "--project-dir", str(DBT_PROJECT), "--profiles-dir", str(DBT_PROJECT),
+            "--vars", json.dumps(variables),
+        ]
+    )  # fmt: skip
+    if not outcome.success:
+        results = getattr(outcome.result, "results", None) or []
+        reasons = [str(result.message) for result in results if result.message]
+        raise StepError("plan", "; ".join(reasons) or str(outcome.exception), "make plan")
 
 
 @contextlib.contextmanager
@@ -197,6 +218,8 @@ class _Progress:
             self.show(f"  warning: {message}")
         elif name == "JinjaLogInfo" and info.msg.startswith("Nothing was published: "):
             self.verdict = info.msg.removeprefix("Nothing was published: ")
+        elif name == "JinjaLogInfo" and info.msg and not info.msg.startswith("Published: "):
+            self.show(f"  {info.msg}")
 
 
 def code_version() -> str:

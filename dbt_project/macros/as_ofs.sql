@@ -1,24 +1,41 @@
+{#-
+    What may be missing from a drop, although windows look at it: an event file, or a column of one
+    that may be empty. Each gives `<name>_since` in the calendar (docs/decisions/0014).
+-#}
+{% macro captured() %}
+    {{ return({
+        'usage': {'table': 'usage'},
+        'devices': {'table': 'usage', 'column': 'device_id'},
+        'skips': {'table': 'usage', 'column': 'skips'},
+        'rebuffers': {'table': 'usage', 'column': 'rebuffer_events'},
+        'payments': {'table': 'payments'},
+        'support': {'table': 'support'},
+    }) }}
+{% endmacro %}
+
+
 {#- The calendar as seen with the loads up to `horizon`. -#}
 {% macro as_ofs(horizon) %}
+    {% set cadence = current_build().cadence %}
     select
         calendar.as_of,
         calendar.state_as_of,
         case when calendar.state_as_of < calendar.as_of then calendar.next_state_as_of end as next_state_as_of,
-        {% for table in ['usage', 'payments', 'support'] %}
+        {% for name in captured() %}
         (
             select max(stretch.until_drop)
             from (
                 select
                     as_of as until_drop,
                     lag(as_of) over (order by as_of) as since_drop,
-                    coalesce({{ table }}_load <= {{ horizon }}, false) as is_captured
+                    coalesce({{ name }}_load <= {{ horizon }}, false) as is_captured
                 from {{ ref('stg_drops') }}
                 where first_load <= {{ horizon }}
             ) as stretch
             where
                 not stretch.is_captured
                 and coalesce(stretch.since_drop < calendar.as_of, true)
-        ) as {{ table }}_since{{ ',' if not loop.last }}
+        ) as {{ name }}_since{{ ',' if not loop.last }}
         {% endfor %}
     from (
         select
@@ -26,15 +43,15 @@
             max(state_drops.as_of) filter (where state_drops.as_of <= instants.as_of) as state_as_of,
             min(state_drops.as_of) filter (where state_drops.as_of > instants.as_of) as next_state_as_of
         from (
-            {% if var('cadence') == 'drops' %}
+            {% if cadence == 'drops' %}
             select as_of from {{ ref('stg_drops') }} where users_load <= {{ horizon }}
             {% else %}
             select {{ utc_midnight('day') }} as as_of
             from (
                 select generate_series(
-                    date_trunc('{{ var("cadence") }}', min(as_of) at time zone 'UTC'),
+                    date_trunc('{{ cadence }}', min(as_of) at time zone 'UTC'),
                     max(as_of) at time zone 'UTC',
-                    interval '1 {{ var("cadence") }}'
+                    interval '1 {{ cadence }}'
                 ) as day, min(as_of) as first_as_of
                 from {{ ref('stg_drops') }}
                 where users_load <= {{ horizon }}

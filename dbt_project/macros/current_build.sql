@@ -1,5 +1,5 @@
 {#-
-    This invocation's build: {known_at, load_from, load_to, recompute}.
+    This invocation's build: {known_at, load_from, load_to, recompute, cadence}.
 
     known_at   stamps the versions it appends
     load_from  loads up to here were in the last publication
@@ -8,7 +8,7 @@
     Commands that build nothing (compile, docs, test) see the newest build.
 -#}
 {% macro current_build() %}
-    {% set nothing = {'known_at': 'epoch', 'load_from': 0, 'load_to': 0, 'recompute': true} %}
+    {% set nothing = {'known_at': 'epoch', 'load_from': 0, 'load_to': 0, 'recompute': true, 'cadence': 'drops'} %}
     {% if not execute %}
         {{ return(nothing) }}
     {% endif %}
@@ -19,7 +19,7 @@
         {{ return(known) }}
     {% endif %}
     {% set found = run_query(
-        "select invocation_id, known_at::text, load_from, load_to, recompute from ledger.builds "
+        "select invocation_id, known_at::text, load_from, load_to, recompute, cadence from ledger.builds "
         ~ "order by (invocation_id = '" ~ invocation_id ~ "') desc, known_at desc limit 1"
     ) %}
     {% if not found.rows %}
@@ -32,6 +32,7 @@
         'load_from': row[2] | int,
         'load_to': row[3] | int,
         'recompute': row[4],
+        'cadence': row[5] or 'drops',
     } %}
     {% do graph.update({'streamflow_build': build}) %}
     {{ return(build) }}

@@ -2,22 +2,88 @@
     on-run-start: registers this invocation in ledger.builds.
 
     One build at a time. A build that was killed leaves a row `running` and no session behind: it
-    is taken over, and what it appended is removed. Every append holds a lock on its build's row
-    (require_running_build), so a build wrongly taken for dead fails at its next append instead of
-    mixing its rows into this one's.
+    is taken over, and what it appended is removed, columns and tables included. Every append holds
+    a lock on its build's row (require_running_build), so a build wrongly taken for dead fails at
+    its next append instead of mixing its rows into this one's.
 -#}
 {% macro start_build() -%}
+    {% if execute and flags.WHICH in ('build', 'run', 'test') %}
+        {% do require_utc() %}
+    {% endif %}
     {% if execute and flags.WHICH in ('build', 'run') %}
-        {% set reasons = recompute_reasons() %}
+        {% do take_over() %}
+        {% set contracts = contracts() %}
+        {% do drop_unpublished(contracts) %}
+        {% set problems = definition_problems(contracts) %}
+        {% if problems %}
+            {% do exceptions.raise_compiler_error(
+                'the definitions cannot be built; nothing was changed.\n  ' ~ (problems | join('.\n  '))
+                ~ '.\nCorrect that, then: dbt build'
+            ) %}
+        {% endif %}
+        {% set cadence = cadence() %}
+        {% set reasons = recompute_reasons(contracts, cadence) %}
         {% for reason in reasons %}
             {% do log('Computing every pair: ' ~ reason ~ '.', info=true) %}
         {% endfor %}
-        {% do warn_of_changed_definitions(reasons) %}
+        {% for table in contracts.stored %}
+delete from features.{{ table }} where known_at > {{ last_publication() }};
+        {% endfor %}
+        {% for table, types in widened_columns(contracts).items() %}
+            {% do log('Widening ' ~ table ~ ': ' ~ tojson(types) ~ '.', info=true) %}
+select ledger.retype('{{ table }}', '{{ tojson(types) }}');
+        {% endfor %}
+insert into ledger.builds (known_at, invocation_id, status, load_from, load_to, recompute, cadence)
+select
+    greatest(
+        clock_timestamp(),
+        (select max(known_at) + interval '1 microsecond' from ledger.builds)
+    ),
+    '{{ invocation_id }}',
+    'running',
+    coalesce((select load_to from ledger.publications order by known_at desc limit 1), 0),
+    coalesce((select max(load_id) from raw.loads), 0),
+    {{ 'true' if reasons else 'false' }},
+    '{{ cadence }}';
+commit;
+    {% endif %}
+{%- endmacro %}
+
+
+{% macro last_publication() -%}
+    coalesce((select max(known_at) from ledger.publications), '-infinity')
+{%- endmacro %}
+
+
+{#-
+    An interval of days over a change to summer time is an hour longer or shorter in any other time
+    zone. `make up` sets the owner's in this database to UTC; PGTZ in the environment goes before it.
+-#}
+{% macro require_utc() %}
+    {% set zone = run_query(
+        "select current_setting('TimeZone') where extract(timezone from timestamptz '2024-01-01') <> 0"
+        ~ " or extract(timezone from timestamptz '2024-07-01') <> 0"
+    ) %}
+    {% if zone.rows %}
+        {% do exceptions.raise_compiler_error(
+            "this session's TimeZone is " ~ zone.rows[0][0] ~ ', and windows are counted in UTC. Nothing was '
+            ~ 'changed. ' ~ (
+                'The environment says so: unset PGTZ, then run this again'
+                if env_var('PGTZ', '') else
+                'Set it with: make up (or: alter role ' ~ target.user ~ ' in database ' ~ target.dbname
+                ~ " set timezone to 'UTC'), then run this again"
+            )
+        ) %}
+    {% endif %}
+{% endmacro %}
+
+
+{#- Takes the builders' lock, to the end of the transaction; ends what a killed build left. -#}
+{% macro take_over() %}
+    {% do run_query("
 do $$
 declare
     other record;
-    table_name text;
-    last_published timestamptz;
 begin
     perform pg_advisory_xact_lock(hashtext('streamflow build'));
     for other in select * from ledger.builds where status = 'running' loop
@@ -38,108 +104,118 @@ begin
         update ledger.builds set status = 'unpublished', ended_at = clock_timestamp()
         where known_at = other.known_at;
     end loop;
-
-    select max(known_at) into last_published from ledger.publications;
-    for table_name in select unnest(array[{{ existing_tables() }}]::text[]) loop
-        execute format('delete from %s where known_at > $1', table_name)
-        using coalesce(last_published, '-infinity');
-    end loop;
-
-    insert into ledger.builds (known_at, invocation_id, status, load_from, load_to, recompute)
-    select
-        greatest(
-            clock_timestamp(),
-            (select max(known_at) + interval '1 microsecond' from ledger.builds)
-        ),
-        '{{ invocation_id }}',
-        'running',
-        coalesce(
-            (select load_to from ledger.publications order by known_at desc limit 1), 0
-        ),
-        coalesce((select max(load_id) from raw.loads), 0),
-        {{ 'true' if reasons else 'false' }};
-end $$;
-commit;
-    {% endif %}
-{%- endmacro %}
+end $$") %}
+{% endmacro %}
 
 
-{#- Why this build must look at every pair, and not only at those that new rows can have changed. -#}
-{% macro recompute_reasons() %}
-    {% set reasons = [] %}
-    {% if var('cadence') not in ('drops', 'month', 'week', 'day') %}
+{#-
+    {'tables': [...], 'columns': {table: [...]}} that builds made which were not published. They hold
+    nothing that anybody has seen, in types that may have been given up since.
+-#}
+{% macro never_published(contracts) %}
+    {% set found = {'tables': [], 'columns': {}} %}
+    {% for table, columns in contracts.stored.items() %}
+        {% set unseen = columns.keys() | reject('in', contracts.published.get(table, {})) | list %}
+        {% if unseen %}
+            {% set ever = run_query(
+                "select distinct jsonb_object_keys(node -> 'columns') from ledger.publications"
+                ~ " cross join jsonb_each(manifest -> 'nodes') as nodes (id, node)"
+                ~ " where node ->> 'resource_type' = 'model' and node ->> 'name' = '" ~ table ~ "'"
+            ).columns[0].values() | list %}
+            {% if not ever and table not in contracts.published %}
+                {% do found.tables.append(table) %}
+            {% else %}
+                {% do found.columns.update({table: unseen | reject('in', ever) | list}) %}
+            {% endif %}
+        {% endif %}
+    {% endfor %}
+    {{ return(found) }}
+{% endmacro %}
+
+
+{#- Drops those, in the database and in `contracts`. -#}
+{% macro drop_unpublished(contracts) %}
+    {% set leavings = never_published(contracts) %}
+    {% for table in leavings.tables %}
+        {#- By the adapter, which then knows that the model has to make the table. -#}
+        {% set relation = adapter.get_relation(target.database, 'features', table) %}
+        {% if relation %}
+            {% do adapter.drop_relation(relation) %}
+        {% endif %}
+    {% endfor %}
+    {% for table, columns in leavings.columns.items() %}
+        {% for column in columns %}
+            {% do run_query('alter table features.' ~ table ~ ' drop column ' ~ adapter.quote(column)) %}
+        {% endfor %}
+    {% endfor %}
+    {% do forget_unpublished(contracts, leavings) %}
+{% endmacro %}
+
+
+{% macro forget_unpublished(contracts, leavings) %}
+    {% for table in leavings.tables %}
+        {% do contracts.stored.pop(table) %}
+    {% endfor %}
+    {% for table, columns in leavings.columns.items() %}
+        {% for column in columns %}
+            {% do contracts.stored[table].pop(column) %}
+        {% endfor %}
+    {% endfor %}
+{% endmacro %}
+
+
+{#- What the calendar is: as asked for (`--vars 'cadence: day'`), else as published, else drops. -#}
+{% macro cadence() %}
+    {% set known = ['drops', 'month', 'week', 'day'] %}
+    {% set asked = var('cadence', none) %}
+    {% if asked and asked not in known %}
         {% do exceptions.raise_compiler_error(
-            "cadence is '" ~ var('cadence') ~ "'; it can be drops, month, week or day: "
+            "cadence is '" ~ asked ~ "'; it can be drops, month, week or day: "
             ~ "dbt build --vars 'cadence: month'"
         ) %}
     {% endif %}
+    {{ return(asked or published('cadence') or 'drops') }}
+{% endmacro %}
+
+
+{#- A column of the newest row of ledger.publications, as text; none before the first. -#}
+{% macro published(column) %}
+    {% set found = run_query(
+        'select ' ~ column ~ '::text from ledger.publications order by known_at desc limit 1'
+    ) %}
+    {{ return(found.rows[0][0] if found.rows else none) }}
+{% endmacro %}
+
+
+{#- Why this build must look at every pair, and not only at those that new rows can have changed. -#}
+{% macro recompute_reasons(contracts, cadence) %}
+    {% set reasons = [] %}
     {% if var('recompute') %}
         {% do reasons.append('recompute was asked for') %}
     {% endif %}
-    {% set published = run_query(
-        'select cadence from ledger.publications order by known_at desc limit 1'
-    ) %}
-    {% if not published.rows %}
+    {% set before = published('cadence') %}
+    {% if not before %}
         {% do reasons.append('nothing is published yet') %}
     {% else %}
-        {% if published.rows[0][0] != var('cadence') %}
-            {% do reasons.append(
-                'the cadence was ' ~ published.rows[0][0] ~ ' and is ' ~ var('cadence') ~ ' now'
-            ) %}
+        {% if before != cadence %}
+            {% do reasons.append('the cadence was ' ~ before ~ ' and is ' ~ cadence ~ ' now') %}
         {% endif %}
-        {% for node in feature_models() %}
-            {% set relation = existing_relation(node) %}
-            {% if not relation %}
-                {% do reasons.append(node.name ~ ' is new') %}
+        {% set as_published = fromjson(published('definitions')) %}
+        {% for table, parts in definitions().items() %}
+            {% if table not in contracts.published %}
+                {% do reasons.append(table ~ ' is new') %}
             {% else %}
-                {% set there = adapter.get_columns_in_relation(relation) | map(attribute='name') | list %}
-                {% for column in node.columns if column not in there %}
-                    {% do reasons.append(node.name ~ '.' ~ column ~ ' is new') %}
+                {% for column in contracts.defined[table] if column not in contracts.published[table] %}
+                    {% do reasons.append(table ~ '.' ~ column ~ ' is new') %}
                 {% endfor %}
+                {% set changed = changed_parts(as_published.get(table), parts) %}
+                {% if changed %}
+                    {% do reasons.append(
+                        table ~ ' changed since it was published (' ~ (changed | join(', ')) ~ ')'
+                    ) %}
+                {% endif %}
             {% endif %}
         {% endfor %}
     {% endif %}
     {{ return(reasons) }}
-{% endmacro %}
-
-
-{% macro warn_of_changed_definitions(reasons) %}
-    {% set published = run_query(
-        'select definitions::text from ledger.publications order by known_at desc limit 1'
-    ) %}
-    {% if published.rows and not reasons %}
-        {% set definitions = fromjson(published.rows[0][0]) %}
-        {% for node in feature_models() if definitions.get(node.name) != node.checksum.checksum %}
-            {% do exceptions.warn(
-                node.name ~ ' changed since it was published. Published rows keep the values of '
-                ~ "the old definition; to compute them again: dbt build --vars 'recompute: true'"
-            ) %}
-        {% endfor %}
-    {% endif %}
-{% endmacro %}
-
-
-{#- The versioned tables, as nodes of dbt's graph. -#}
-{% macro feature_models() %}
-    {{ return(
-        graph.nodes.values()
-        | selectattr('resource_type', 'equalto', 'model')
-        | selectattr('schema', 'equalto', 'features')
-        | sort(attribute='name') | list
-    ) }}
-{% endmacro %}
-
-
-{% macro existing_relation(node) %}
-    {{ return(adapter.get_relation(node.database, node.schema, node.alias)) }}
-{% endmacro %}
-
-
-{#- The versioned tables that exist, as a list of SQL string literals. -#}
-{% macro existing_tables() %}
-    {%- set names = [] -%}
-    {%- for node in feature_models() if existing_relation(node) -%}
-        {%- do names.append("'" ~ existing_relation(node).render() ~ "'") -%}
-    {%- endfor -%}
-    {{ return(names | join(', ')) }}
 {% endmacro %}

@@ -9,16 +9,21 @@ pairs as (
 ),
 
 pairs_of_delivered as (
-    {% for features, delivered, since, columns in [
-        ('usage_features', 'stg_usage_agg', 'usage_since', {
-            'watch_hours_30d': 30, 'avg_session_mins_7d': 7, 'unique_devices_30d': 30, 'skips_7d': 7, 'rebuffer_events_7d': 7,
+    {% for features, delivered, columns in [
+        ('usage_features', 'stg_usage_agg', {
+            'watch_hours_30d': ('usage_since', 30),
+            'avg_session_mins_7d': ('usage_since', 7),
+            'unique_devices_30d': ('devices_since', 30),
+            'skips_7d': ('skips_since', 7),
+            'rebuffer_events_7d': ('rebuffers_since', 7),
         }),
-        ('payment_features', 'stg_payments_agg', 'payments_since', {'failed_payments_90d': 90}),
-        ('support_features', 'stg_support_agg', 'support_since', {
-            'support_tickets_90d': 90, 'ticket_avg_resolution_hrs_90d': 90,
+        ('payment_features', 'stg_payments_agg', {'failed_payments_90d': ('payments_since', 90)}),
+        ('support_features', 'stg_support_agg', {
+            'support_tickets_90d': ('support_since', 90),
+            'ticket_avg_resolution_hrs_90d': ('support_since', 90),
         }),
     ] %}
-    {% for column, days in columns.items() %}
+    {% for column, (since, days) in columns.items() %}
     select
         '{{ column }}' as feature,
         pairs.user_id,

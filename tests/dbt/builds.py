@@ -59,7 +59,9 @@ def dbt(*arguments: str, project: Path = PROJECT, **variables: Any) -> Outcome:
     with contextlib.redirect_stdout(io.StringIO()):
         done = runner.invoke(["--no-use-colors", *arguments, *folders, *given])
     results = getattr(done.result, "results", None) or []
-    statuses = {result.node.unique_id: str(result.status) for result in results}
+    statuses = {  # an operation's result has no node
+        result.node.unique_id: str(result.status) for result in results if hasattr(result, "node")
+    }
     if done.exception is not None:
         printed.append(str(done.exception))
     return Outcome(done.success, "\n".join(printed), statuses)

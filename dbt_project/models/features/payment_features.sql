@@ -25,7 +25,9 @@ measured as (
             sum(amount_cents) filter (
                 where status = 'succeeded' and {{ in_days('attempted_at', 90, 'pairs.as_of') }}
             ) as paid_cents_90d,
-            max(attempted_at) filter (where status = 'failed') as last_failed_at
+            max(attempted_at) filter (
+                where status = 'failed' and {{ in_days('attempted_at', 180, 'pairs.as_of') }}
+            ) as last_failed_at
         from payments
         where
             payments.user_id = pairs.user_id

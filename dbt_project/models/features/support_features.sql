@@ -30,7 +30,11 @@ measured as (
             sum({{ microseconds('opened_at', 'resolved_at') }}) filter (
                 where resolved_at < pairs.as_of and {{ in_days('opened_at', 90, 'pairs.as_of') }}
             ) as resolution_us_90d,
-            count(*) filter (where coalesce(resolved_at >= pairs.as_of, true)) as open_tickets
+            count(*) filter (
+                where
+                coalesce(resolved_at >= pairs.as_of, true)
+                and {{ in_days('opened_at', 180, 'pairs.as_of') }}
+            ) as open_tickets
         from tickets
         where
             tickets.user_id = pairs.user_id

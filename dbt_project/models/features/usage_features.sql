@@ -39,7 +39,7 @@ measured as (
             count(distinct {{ utc_date('started_at') }}) filter (
                 where {{ in_days('started_at', 30, 'pairs.as_of') }}
             ) as active_days_30d,
-            max(started_at) as last_started_at
+            max(started_at) filter (where {{ in_days('started_at', 90, 'pairs.as_of') }}) as last_started_at
         from sessions
         where
             sessions.user_id = pairs.user_id
@@ -63,17 +63,17 @@ final as (
             else delivered.avg_session_mins_7d
         end as avg_session_mins_7d,
         case
-            when {{ covered('measured.usage_since', 30, 'measured.as_of') }}
+            when {{ covered('measured.devices_since', 30, 'measured.as_of') }}
                 then measured.devices_30d
             else delivered.unique_devices_30d
         end as unique_devices_30d,
         case
-            when {{ covered('measured.usage_since', 7, 'measured.as_of') }}
+            when {{ covered('measured.skips_since', 7, 'measured.as_of') }}
                 then cast(coalesce(measured.skips_7d, 0) as bigint)
             else delivered.skips_7d
         end as skips_7d,
         case
-            when {{ covered('measured.usage_since', 7, 'measured.as_of') }}
+            when {{ covered('measured.rebuffers_since', 7, 'measured.as_of') }}
                 then cast(coalesce(measured.rebuffer_events_7d, 0) as bigint)
             else delivered.rebuffer_events_7d
         end as rebuffer_events_7d,

@@ -17,9 +17,9 @@ compared as (
         published.as_of is null or (
             calendar.state_as_of is distinct from published.state_as_of
             or calendar.next_state_as_of is distinct from published.next_state_as_of
-            or calendar.usage_since is distinct from published.usage_since
-            or calendar.payments_since is distinct from published.payments_since
-            or calendar.support_since is distinct from published.support_since
+            {%- for name in captured() %}
+            or calendar.{{ name }}_since is distinct from published.{{ name }}_since
+            {%- endfor %}
         ) as is_changed,
         published.state_as_of as published_state_as_of,
         published.next_state_as_of as published_next_state_as_of

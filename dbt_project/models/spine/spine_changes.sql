@@ -24,10 +24,10 @@ changed_pairs as (
         {%- endfor %}
         true as in_spine,
         spine.signup_date,
-        as_ofs.state_as_of,
-        as_ofs.usage_since,
-        as_ofs.payments_since,
-        as_ofs.support_since
+        {%- for name in captured() %}
+        as_ofs.{{ name }}_since,
+        {%- endfor %}
+        as_ofs.state_as_of
     from spine
     inner join as_ofs on spine.as_of = as_ofs.as_of
 )
@@ -102,13 +102,8 @@ subscriptions as (
 
 affected as (
     select
-        parts.user_id,
-        as_ofs.as_of,
-        as_ofs.state_as_of,
-        as_ofs.next_state_as_of,
-        as_ofs.usage_since,
-        as_ofs.payments_since,
-        as_ofs.support_since,
+        user_id,
+        as_of,
         bool_or(part in ('membership')) as user_features,
         bool_or(part in ('membership', 'subscriptions')) as subscription_features,
         bool_or(part in ('membership', 'usage')) as usage_features,
@@ -120,30 +115,24 @@ affected as (
         {{ 'union all' if not loop.last }}
         {% endfor %}
     ) as parts
-    inner join as_ofs on parts.as_of = as_ofs.as_of
-    group by 1, 2, 3, 4, 5, 6, 7
+    group by user_id, as_of
 ),
 
 changed_pairs as (
     select
-        affected.user_id,
-        affected.as_of,
-        affected.user_features,
-        affected.subscription_features,
-        affected.usage_features,
-        affected.payment_features,
-        affected.support_features,
-        {{ listed('affected') }} or {{ signed_up_since('affected') }} as in_spine,
+        affected.*,
+        {{ listed('as_ofs') }} or {{ signed_up_since('as_ofs') }} as in_spine,
         coalesce(users.signup_date, next_users.signup_date) as signup_date,
-        affected.state_as_of,
-        affected.usage_since,
-        affected.payments_since,
-        affected.support_since
+        {%- for name in captured() %}
+        as_ofs.{{ name }}_since,
+        {%- endfor %}
+        as_ofs.state_as_of
     from affected
+    inner join as_ofs on affected.as_of = as_ofs.as_of
     left join {{ all_users }} as users
-        on affected.user_id = users.user_id and affected.state_as_of = users.as_of
+        on affected.user_id = users.user_id and as_ofs.state_as_of = users.as_of
     left join {{ all_users }} as next_users
-        on affected.user_id = next_users.user_id and affected.next_state_as_of = next_users.as_of
+        on affected.user_id = next_users.user_id and as_ofs.next_state_as_of = next_users.as_of
 )
 {% endif %}
 

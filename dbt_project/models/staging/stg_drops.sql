@@ -10,10 +10,13 @@ drops as (
     select
         as_of,
         min(load_id) as first_load,
-        min(load_id) filter (where table_name = 'users') as users_load,
-        min(load_id) filter (where table_name = 'usage') as usage_load,
-        min(load_id) filter (where table_name = 'payments') as payments_load,
-        min(load_id) filter (where table_name = 'support') as support_load
+        {%- for name, of in captured().items() %}
+        min(load_id) filter (
+            where table_name = '{{ of.table }}'
+            {%- if of.column %} and coalesce('{{ of.column }}' = any(recorded), true){% endif %}
+        ) as {{ name }}_load,
+        {%- endfor %}
+        min(load_id) filter (where table_name = 'users') as users_load
     from loads
     group by as_of
 )

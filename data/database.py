@@ -5,11 +5,16 @@ Production sets the environment variables; dbt's `profiles.yml` reads the same n
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import psycopg
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+# libpq sends it after `options`, so that it would win over the time zone that conninfo asks for.
+os.environ["PGTZ"] = "UTC"
 
 
 class Database(BaseSettings):

@@ -18,6 +18,7 @@ from typing import Any
 
 import dagster as dg
 from dagster_dbt import build_dbt_asset_specs
+from psycopg.rows import namedtuple_row
 
 from data.contract import TABLES
 from data.database import Database
@@ -193,16 +194,13 @@ def dbt_build(
             built = steps.build(show=context.log.info)
     except dg.Failure as error:
         failure = error
-    results = run_results(began)
-    yield from check_results(results, everything=failure is None)
+    yield from check_results(test_results(began), everything=failure is None)
     if failure is not None or built is None:
         raise failure or RuntimeError("dbt build gave nothing")
     rows = _rows_of(context.partition_key)
-    for unique_id, result in results.items():
-        if not unique_id.startswith("model."):
-            continue
+    for unique_id, seconds in built.seconds.items():
         key = model_key(unique_id)
-        metadata: dict[str, Any] = {"seconds": round(result["execution_time"], 2)}
+        metadata: dict[str, Any] = {"seconds": round(seconds, 2)}
         if key.path[0] == "features":
             metadata |= {
                 "dagster/partition_row_count": rows.get(key.path[1], 0),
@@ -213,26 +211,26 @@ def dbt_build(
         yield dg.MaterializeResult(asset_key=key, metadata=metadata)
 
 
-def run_results(since: datetime) -> dict[str, Any]:
-    """dbt's results by unique_id; empty when the file is of an earlier run."""
-    file = steps.target() / "run_results.json"
-    try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return {}
-    made = datetime.fromisoformat(content["metadata"]["generated_at"].replace("Z", "+00:00"))
-    return {r["unique_id"]: r for r in content["results"]} if made >= since else {}
+def test_results(since: datetime) -> dict[str, Any]:
+    """What each test of the build that began since then said, by unique_id; published or not."""
+    with Database().connect() as connection:
+        rows = connection.cursor(row_factory=namedtuple_row).execute(
+            "select tests.* from ledger.tests inner join ledger.builds using (invocation_id)"
+            " where started_at >= %s",
+            [since],
+        )
+        return {row.test_id: row for row in rows}
 
 
 def check_results(results: Mapping[str, Any], *, everything: bool) -> Iterator[dg.AssetCheckResult]:
     """What each test said. One that did not run says nothing, unless all should have run."""
     for unique_id, spec in dbt_tests().items():
         result = results.get(unique_id)
-        if result is None or result["status"] == "skipped":
+        if result is None or result.status == "skipped":
             if everything:
                 raise RuntimeError(f"dbt did not run {unique_id}, and yet says that all went well")
             continue
-        status = result["status"]
+        status = result.status
         yield dg.AssetCheckResult(
             asset_key=spec.asset_key,
             check_name=spec.name,
@@ -240,7 +238,7 @@ def check_results(results: Mapping[str, Any], *, everything: bool) -> Iterator[d
             severity=dg.AssetCheckSeverity.WARN
             if status == "warn"
             else dg.AssetCheckSeverity.ERROR,
-            metadata={"rows": result["failures"] or 0, "message": result["message"] or ""},
+            metadata={"rows": result.failures, "message": result.message},
         )
 
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,9 +20,6 @@ from data.database import Database
 from feature_repo.manifest import FeatureTable, ManifestError, manifest_path, read_manifest
 from orchestration import steps
 from orchestration.drift import Drift, drift
-
-TESTS = ("test", "unit_test")
-
 
 class ReportError(ValueError):
     """There is nothing to report on; says what there is."""
@@ -41,7 +37,7 @@ class Month:
     views: list[Any]
     nulls: dict[str, int]  # table.feature -> nulls at as_of
     rows: dict[str, int]  # table -> rows at as_of
-    tests: list[dict[str, Any]] | None  # None: results of this publication are not kept
+    tests: list[Any]  # none: published by a release that did not keep them
     audits: list[Any]
     drift: list[Drift]
     tables: Sequence[FeatureTable]
@@ -55,6 +51,9 @@ from raw.loads where as_of = %s group by table_name order by table_name
 PUBLICATION = """
 select known_at, published_at, code_version, tests_run, invocation_id
 from ledger.publications order by known_at desc limit 1
+"""
+TESTS = """
+select name, status, failures from ledger.tests where invocation_id = %s order by status, name
 """
 VIEWS = """
 select distinct on (view_name) view_name, as_of, publication, materialized_at
@@ -92,7 +91,7 @@ def read_month(connection: psycopg.Connection, as_of: date) -> Month:
         views=named.execute(VIEWS).fetchall(),
         nulls=nulls,
         rows=rows,
-        tests=dbt_tests(publication.invocation_id),
+        tests=named.execute(TESTS, [publication.invocation_id]).fetchall(),
         audits=named.execute(AUDITS).fetchall(),
         drift=drift(connection, tables, before, instant) if before else [],
         tables=tables,
@@ -130,30 +129,6 @@ def _counts(
         for column, count in zip(table.columns, row[1:], strict=True):
             nulls[f"{table.name}.{column.name}"] = count
     return rows, nulls
-
-
-def dbt_tests(invocation_id: str) -> list[dict[str, Any]] | None:
-    """The data and unit tests of that dbt run; None when dbt has run something else since."""
-    try:
-        content = json.loads((steps.target() / "run_results.json").read_text())
-    except (OSError, ValueError):
-        return None
-    if content["metadata"]["invocation_id"] != invocation_id:
-        return None
-    return [
-        {
-            "id": result["unique_id"],
-            # test.streamflow.<name>.<hash>, unit_test.streamflow.<model>.<name>
-            "name": result["unique_id"].split(".")[3 if kind == "unit_test" else 2],
-            "status": result["status"],
-            "failures": result["failures"] or 0,
-            "message": result["message"] or "",
-            "seconds": result["execution_time"],
-        }
-        for result in content["results"]
-        for kind in [result["unique_id"].split(".")[0]]
-        if kind in TESTS
-    ]
 
 
 def report(as_of: date, folder: Path = steps.PROCESSED) -> tuple[Path, Month]:

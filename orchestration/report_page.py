@@ -79,7 +79,7 @@ def _table(head: str, rows: Iterable[Iterable[object]], right: Iterable[int] = (
 def _head(month: Month) -> str:
     moved = sum(d.moved for d in month.drift)
     failing = [a for a in month.audits if a.differing or a.missing or a.extra]
-    warned = [t for t in month.tests or [] if t["status"] == "warn"]
+    warned = [t for t in month.tests if t.status == "warn"]
     since = f"since {month.before:%Y-%m-%d}" if month.before else "(no earlier month)"
     tests = f"{month.publication.tests_run} passed"
     if warned:
@@ -206,16 +206,11 @@ def _freshness(month: Month) -> str:
 
 def _tests(month: Month) -> str:
     run = month.publication.tests_run
-    if month.tests is None:
-        return (
-            f"<h2>dbt tests</h2><p>All {run} tests of this publication passed or warned. Which"
-            " one warned lay in dbt's target folder, and dbt has run something else since.</p>"
-        )
-    told = [t for t in month.tests if t["status"] not in ("pass", "success")]
-    quiet = len(month.tests) - len(told)
+    told = [t for t in month.tests if t.status not in ("pass", "success")]
+    quiet = run - len(told)
     rows = [
-        [f"<span class=name>{escape(t['name'])}</span>",
-         f"<span class=warn>{escape(t['status'])}</span>", f"{t['failures']:,}"]
+        [f"<span class=name>{escape(t.name)}</span>",
+         f"<span class=warn>{escape(t.status)}</span>", f"{t.failures:,}"]
         for t in told
     ]  # fmt: skip
     table = _table("test|status|rows", rows, (2,)) if rows else ""

@@ -58,6 +58,7 @@ class BuildResult:
     statuses: dict[str, int]
     rows_appended: dict[str, int]
     warnings: list[str]
+    seconds: dict[str, float]  # of each model, by dbt's unique_id
 
 
 def _one_line(text: object, length: int = 800) -> str:
@@ -149,7 +150,14 @@ def build(*, show: Callable[[str], None] = say, **variables: object) -> BuildRes
         raise StepError("build", f"nothing was published: {what}", "make build")
     tests = sum(node.node.resource_type in ("test", "unit_test") for node in nodes)
     show(f"  published as known at {row[0]:%Y-%m-%d %H:%M:%S} UTC: {tests} tests passed")
-    return BuildResult(progress.invocation_id, row[0], dict(statuses), row[1], progress.warnings)
+    seconds = {
+        node.node.unique_id: node.execution_time
+        for node in nodes
+        if node.node.resource_type == "model"
+    }
+    return BuildResult(
+        progress.invocation_id, row[0], dict(statuses), row[1], progress.warnings, seconds
+    )
 
 
 def plan(*, show: Callable[[str], None] = say, **variables: object) -> None:

@@ -57,7 +57,7 @@ commit;
 
 {#-
     An interval of days over a change to summer time is an hour longer or shorter in any other time
-    zone. `make up` sets the owner's in this database to UTC; PGTZ in the environment goes before it.
+    zone. profiles.yml asks for UTC; PGTZ in the environment goes before it.
 -#}
 {% macro require_utc() %}
     {% set zone = run_query(
@@ -70,8 +70,7 @@ commit;
             ~ 'changed. ' ~ (
                 'The environment says so: unset PGTZ, then run this again'
                 if env_var('PGTZ', '') else
-                'Set it with: make up (or: alter role ' ~ target.user ~ ' in database ' ~ target.dbname
-                ~ " set timezone to 'UTC'), then run this again"
+                'Ask for it as dbt_project/profiles.yml does, then run this again'
             )
         ) %}
     {% endif %}

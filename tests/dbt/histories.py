@@ -66,10 +66,24 @@ def draw(seed: int, users: int, cadence: str = "drops") -> Drawn:
         for number in range(users)
     ]
     deliveries = tuple(
-        Delivery(day, {file: [row for files in of_drop for row in files[file]] for file in files})
+        Delivery(
+            day,
+            {
+                file: _unrecorded(random, file, [row for files in of_drop for row in files[file]])
+                for file in files
+            },
+        )
         for (day, files), of_drop in zip(plan, zip(*told, strict=True), strict=True)
     )
     return Drawn(seed, cadence, deliveries, stops)
+
+
+def _unrecorded(random: Random, file: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A delivery's rows; now and then one in which a column of sessions holds nothing at all."""
+    if file != "usage":
+        return rows
+    empty = [c for c in ("device_id", "skips", "rebuffer_events") if random.random() < 0.15]
+    return [{**row, **dict.fromkeys(empty)} for row in rows]
 
 
 def _drops(random: Random, longest: int) -> tuple[list[date], date, str]:

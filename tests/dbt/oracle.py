@@ -22,6 +22,7 @@ Values = dict[str, Any]
 STATE = ("users", "subscriptions", "labels")
 AGGREGATES = ("usage_agg_30d", "payments_agg_90d", "support_agg_90d")
 EVENT_KEYS = {"usage": "session_id", "payments": "payment_id", "support": "ticket_id"}
+MAY_BE_UNRECORDED = [("usage", column) for column in ("device_id", "skips", "rebuffer_events")]
 DAY = timedelta(days=1)
 MICROSECOND = timedelta(microseconds=1)
 
@@ -44,7 +45,17 @@ class Known:
 
     def __init__(self, deliveries: Iterable[Delivery]) -> None:
         self.files: dict[date, dict[str, list[Row]]] = {}
+        self.recorded: set[tuple[date, str, str]] = set()  # by some delivery of the drop's file
         for delivery in deliveries:  # a file delivered again replaces the one before
+            self.recorded |= {
+                (delivery.as_of, table, column)
+                for table, column in MAY_BE_UNRECORDED
+                if table in delivery.files
+                and (
+                    not delivery.files[table]  # no event, so none of which it was not recorded
+                    or any(row[column] is not None for row in delivery.files[table])
+                )
+            }
             drop = self.files.setdefault(delivery.as_of, {})
             drop.update({table: list(rows) for table, rows in delivery.files.items()})
         self.drops = sorted(self.files)
@@ -63,7 +74,7 @@ class Known:
             }
             for table, key in EVENT_KEYS.items()
         }
-        self._covered: dict[tuple[str, datetime, int], bool] = {}
+        self._covered: dict[tuple[str, datetime, int, str | None], bool] = {}
         self._by_user: dict[tuple[str, str], list[Row]] = {}
         for table, rows in self.events.items():
             for row in rows.values():
@@ -77,24 +88,27 @@ class Known:
         """A user's events in effect."""
         return self._by_user.get((table, user_id), [])
 
-    def covered(self, table: str, as_of: datetime, days: int) -> bool:
-        """Whether event capture covers [as_of - days, as_of).
+    def covered(self, table: str, as_of: datetime, days: int, column: str | None = None) -> bool:
+        """Whether event capture, of that column if one is named, covers [as_of - days, as_of).
 
         Drop D holds what happened since the drop before it; the first drop, everything before.
         """
-        window = (table, as_of, days)
+        window = (table, as_of, days, column)
         if window not in self._covered:
             self._covered[window] = self._is_covered(*window)
         return self._covered[window]
 
-    def _is_covered(self, table: str, as_of: datetime, days: int) -> bool:
+    def _is_covered(self, table: str, as_of: datetime, days: int, column: str | None) -> bool:
         if not any(midnight(day) >= as_of for day in self.drops):
             return False
         since: datetime | None = None
         for day in self.drops:
             starts_before_as_of = since is None or since < as_of
             ends_in_window = midnight(day) > as_of - days * DAY
-            if starts_before_as_of and ends_in_window and table not in self.files[day]:
+            captured = table in self.files[day] and (
+                column is None or (day, table, column) in self.recorded
+            )
+            if starts_before_as_of and ends_in_window and not captured:
                 return False
             since = midnight(day)
         return True
@@ -183,6 +197,13 @@ def usage_features(known: Known, user: str, as_of: datetime) -> Values:
     return _or_delivered(known, "usage", "usage_agg_30d", user, as_of, event_based)
 
 
+RECORDED_IN = {
+    "unique_devices_30d": "device_id",
+    "skips_7d": "skips",
+    "rebuffer_events_7d": "rebuffer_events",
+}
+
+
 def payment_features(known: Known, user: str, as_of: datetime) -> Values:
     """payment_features of one pair."""
     rows = known.of_user("payments", user)
@@ -234,7 +255,9 @@ def _or_delivered(
     drop = next((day for day in known.drops if midnight(day) == as_of), None)
     delivered = known.state.get((aggregate, user, drop), {}) if drop else {}
     return {
-        column: value if known.covered(events, as_of, days) else delivered.get(column)
+        column: value
+        if known.covered(events, as_of, days, RECORDED_IN.get(column))
+        else delivered.get(column)
         for column, (days, value) in event_based.items()
     }
 

@@ -274,6 +274,18 @@ def test_each_column_is_covered_by_its_own_window():
     assert found["skips_7d"] is None
 
 
+def test_what_no_session_of_a_drop_records_is_unknown():
+    bare = [session(AS_OF - DAY, skips=None, device_id=None)]
+    found = of("usage_features", drop(usage=bare))
+    assert found["skips_7d"] is None
+    assert found["unique_devices_30d"] is None
+    assert found["rebuffer_events_7d"] == 1
+    assert found["active_days_30d"] == 1
+    some = [*bare, session(AS_OF - 2 * DAY, session_id="t", skips=None)]
+    assert of("usage_features", drop(usage=some))["unique_devices_30d"] == 1
+    assert of("usage_features", drop(usage=[]))["skips_7d"] == 0
+
+
 def test_the_newest_drop_that_still_states_an_event_speaks():
     early, late = date(2024, 2, 1), MARCH
     old = session(AS_OF - 3 * DAY - 30 * DAY, "60")

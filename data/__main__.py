@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 
 from data.check import DropError
-from data.contract import markdown
+from data.contract import dbt_docs, markdown
 from data.database import Database
 from data.generate import GRAINS, Plan, PlanError, generate
 from data.load import load
@@ -67,7 +67,8 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("up", help="start Postgres unless it runs, and set the database up")
     commands.add_parser("down", help="stop the Postgres that `up` started")
     commands.add_parser("setup", help="create schemas and tables in a running Postgres")
-    commands.add_parser("contract", help="print the drop contract as markdown")
+    command = commands.add_parser("contract", help="print the drop contract as markdown")
+    command.add_argument("--dbt", action="store_true", help="its meanings as dbt's doc blocks")
     for name, meaning in (("check", "say what `load` would do"), ("load", "load drops")):
         command = commands.add_parser(name, help=f"{meaning}; each folder is one drop")
         command.add_argument("folder", nargs="+", type=Path, help="a folder named YYYY-MM-DD")
@@ -84,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
             prepare(settings)
             print(f"{settings.database} is set up")
         elif options.command == "contract":
-            print(markdown())
+            print(dbt_docs() if options.dbt else markdown(), end="\n" * (not options.dbt))
         elif options.command == "generate":
             fields = {name: getattr(options, name) for name in Plan.__dataclass_fields__}
             folders = generate(options.out, Plan(**fields))

@@ -132,10 +132,20 @@ USERS = Table(
     (
         Column("user_id", TEXT, "the user"),
         Column("signup_date", DATE, "first day as a user, not after the drop", "UTC date"),
-        Column("user_gender", TEXT, "gender as told by the user", nullable=True),
-        Column("user_is_senior", BOOLEAN, "65 years or older", nullable=True),
-        Column("has_family", BOOLEAN, "lives with a partner", nullable=True),
-        Column("has_dependents", BOOLEAN, "has dependents, such as children", nullable=True),
+        Column(
+            "user_gender",
+            TEXT,
+            "gender as told by the user; unknown until a drop lists the user",
+            nullable=True,
+        ),
+        Column("user_is_senior", BOOLEAN, "whether the user is 65 years or older", nullable=True),
+        Column("has_family", BOOLEAN, "whether the user lives with a partner", nullable=True),
+        Column(
+            "has_dependents",
+            BOOLEAN,
+            "whether children or other dependents live with the user",
+            nullable=True,
+        ),
     ),
 )
 SUBSCRIPTIONS = Table(
@@ -144,31 +154,59 @@ SUBSCRIPTIONS = Table(
     "The user's contract at the drop's as_of.",
     (
         USER_ID,
-        Column("months_active", COUNT, "months with a contract", "months", nullable=True),
+        Column(
+            "months_active",
+            COUNT,
+            "months with a contract, as the drop states it",
+            "months",
+            nullable=True,
+        ),
         Column(
             "plan_stream_tv",
             BOOLEAN,
-            "television in the plan; empty where net_service is No",
+            "whether the plan has TV; empty where it does not apply, as without internet service",
             nullable=True,
         ),
         Column(
             "plan_stream_movies",
             BOOLEAN,
-            "movies in the plan; empty where net_service is No",
+            "whether the plan has movies; empty where it does not apply, as without internet service",
             nullable=True,
         ),
-        Column("contract_type", TEXT, "Month-to-month, One year or Two year", nullable=True),
-        Column("paperless_billing", BOOLEAN, "bills come by mail or not", nullable=True),
+        Column(
+            "contract_type",
+            TEXT,
+            "how long the contract binds: Month-to-month, One year or Two year",
+            nullable=True,
+        ),
+        Column(
+            "paperless_billing",
+            BOOLEAN,
+            "whether bills are sent electronically only",
+            nullable=True,
+        ),
         Column("monthly_fee", decimal(2), "fee of one month", "dollars", nullable=True),
         Column("total_paid", decimal(2), "paid since signup", "dollars", nullable=True),
-        Column("net_service", TEXT, "DSL, Fiber optic or No", nullable=True),
+        Column(
+            "net_service",
+            TEXT,
+            "internet service of the household: DSL, Fiber optic or No",
+            nullable=True,
+        ),
     ),
 )
 LABELS = Table(
     "labels",
     "state",
     "What became of the user, told with hindsight for this as_of.",
-    (USER_ID, Column("churn_label", BOOLEAN, "whether the user churned after as_of")),
+    (
+        USER_ID,
+        Column(
+            "churn_label",
+            BOOLEAN,
+            "whether the user left after as_of and before the next drop; told with hindsight",
+        ),
+    ),
 )
 USAGE_AGG = Table(
     "usage_agg_30d",
@@ -295,3 +333,13 @@ def markdown(tables: tuple[Table, ...] = TABLES) -> str:
             parts.append(f"| {column.name} | {kind} | {column.unit} | {empty} | {column.meaning} |")
         parts.append("")
     return "\n".join(parts)
+
+
+def dbt_docs(tables: tuple[Table, ...] = TABLES) -> str:
+    """The meanings as dbt's doc blocks, `<table>__<column>`, for models to refer to."""
+    parts = ["<!-- Written by `python -m data contract --dbt` from data/contract.py. -->"]
+    for table in tables:
+        for column in table.columns:
+            meaning = f"{column.meaning[0].upper()}{column.meaning[1:]}."
+            parts.append(f"{{% docs {table.name}__{column.name} %}}{meaning}{{% enddocs %}}")
+    return "\n\n".join(parts) + "\n"

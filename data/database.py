@@ -12,7 +12,6 @@ import psycopg
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-
 # libpq sends it after `options`, so that it would win over the time zone that conninfo asks for.
 os.environ["PGTZ"] = "UTC"
 

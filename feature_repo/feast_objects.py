@@ -32,9 +32,11 @@ from feature_repo.views import FEAST_TYPES
 
 
 def feast_objects(
-    manifest: Manifest,
+    manifest: Manifest, schema: str = "published"
 ) -> dict[str, Entity | DataSource | FeatureView | FeatureService]:
     """Every Feast object of the project, by its module attribute in definitions.py.
+
+    `schema` is where the views' tables lie; see offline_store.HISTORY.
 
     Raises:
         ManifestError: dbt ran on an engine that this project has no Feast source for.
@@ -45,12 +47,12 @@ def feast_objects(
         value_type=ValueType.STRING,
         description="A subscriber of StreamFlow, by the user_id of its users file.",
     )
-    views = {table.name: _view(table, user, manifest.adapter) for table in manifest.tables}
+    views = {table.name: _view(table, user, manifest.adapter, schema) for table in manifest.tables}
     services = {service.name: _service(service, views) for service in manifest.services}
     return {ENTITY: user, **views, **services}
 
 
-def _view(table: FeatureTable, user: Entity, adapter: str) -> FeatureView:
+def _view(table: FeatureTable, user: Entity, adapter: str, schema: str) -> FeatureView:
     key = Field(name=JOIN_KEY, dtype=String, description=user.description)
     features = [
         Field(
@@ -65,7 +67,7 @@ def _view(table: FeatureTable, user: Entity, adapter: str) -> FeatureView:
         name=table.name,
         entities=[user],
         schema=[key, *features],  # with the key, or Feast would ask the database for its type
-        source=_source(table, adapter),
+        source=_source(table, adapter, schema),
         ttl=timedelta(days=table.ttl_days),
         description=table.description,
         tags=dict(table.tags),
@@ -73,7 +75,7 @@ def _view(table: FeatureTable, user: Entity, adapter: str) -> FeatureView:
     )
 
 
-def _source(table: FeatureTable, adapter: str) -> DataSource:
+def _source(table: FeatureTable, adapter: str, schema: str) -> DataSource:
     if adapter != "postgres":
         raise ManifestError(
             f"dbt's manifest was made for the adapter {adapter!r}, for which there is no Feast "
@@ -81,7 +83,7 @@ def _source(table: FeatureTable, adapter: str) -> DataSource:
         )
     return PostgreSQLSource(
         name=table.name,
-        table=f"published.{table.name}",
+        table=f"{schema}.{table.name}",
         timestamp_field="as_of",
         created_timestamp_column="known_at",
         description=table.description,

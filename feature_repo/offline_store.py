@@ -43,8 +43,12 @@ from data.database import Database
 from feature_repo import arrow_copy, entity_frame, point_in_time
 from feature_repo.point_in_time import Bounds, View
 from feature_repo.retrieval_job import StreamflowRetrievalJob
+from feature_repo.views import TYPE_NAMES
 
 SCHEMA = "published"
+HISTORY = "features"
+"""Every version with every column that was ever published. Only read as known at a publication: up
+to that, no version is unpublished."""
 _known_at: ContextVar[datetime | None] = ContextVar("known_at", default=None)
 
 
@@ -115,10 +119,7 @@ class StreamflowOfflineStore(PostgreSQLOfflineStore):
         """
         store: StreamflowOfflineStoreConfig = config.offline_store
         with store.connect() as connection:
-            types = {
-                view.name: _versioned_columns(connection, view.batch_source)
-                for view in feature_views
-            }
+            types = {view.name: _column_types(connection, view) for view in feature_views}
             if not all(types.values()):
                 return PostgreSQLOfflineStore.get_historical_features(
                     config, feature_views, feature_refs, entity_df, registry, project,
@@ -212,7 +213,9 @@ def _versioned_columns(connection: psycopg.Connection, source: DataSource) -> di
     """
     table = getattr(getattr(source, "_postgres_options", None), "_table", "")
     schema, _, name = table.partition(".")
-    if schema != SCHEMA or not name or not source.created_timestamp_column:
+    if schema == HISTORY and _known_at.get() is None:
+        raise ValueError(f"{table} holds versions that are not published: read {SCHEMA}.{name}")
+    if schema not in (SCHEMA, HISTORY) or not name or not source.created_timestamp_column:
         return {}
     columns: dict[str, str] = dict(
         connection.execute(
@@ -228,6 +231,17 @@ def _versioned_columns(connection: psycopg.Connection, source: DataSource) -> di
     if not columns:
         raise ValueError(f"{table} does not exist: cd dbt_project && dbt build")
     return columns if "is_retracted" in columns else {}
+
+
+def _column_types(connection: psycopg.Connection, view: FeatureView) -> dict[str, str]:
+    """Column -> pg_type.typname of a versioned view; empty for any other.
+
+    In HISTORY a column may have been widened since: it reads as the type that the view declares.
+    """
+    types = _versioned_columns(connection, view.batch_source)
+    if types and view.batch_source.get_table_query_string().startswith(f"{HISTORY}."):
+        types |= {field.name: TYPE_NAMES[field.dtype] for field in view.features}
+    return types
 
 
 def _paired(contexts: list[Any], views: list[FeatureView]) -> Iterator[tuple[Any, FeatureView]]:

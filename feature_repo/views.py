@@ -30,6 +30,16 @@ VALUE_FIELDS = {
     "text": "string_val",
     "bytea": "bytes_val",
 }
+# ... and the name of the type in pg_type.
+TYPE_NAMES: dict[FeastType, str] = {
+    Int64: "int8",
+    Int32: "int4",
+    Float64: "float8",
+    Float32: "float4",
+    Bool: "bool",
+    String: "text",
+    Bytes: "bytea",
+}
 POSTGRES_TYPES = {feast_type: name for name, feast_type in FEAST_TYPES.items()}
 
 

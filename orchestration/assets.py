@@ -214,10 +214,14 @@ def dbt_build(
 def test_results(since: datetime) -> dict[str, Any]:
     """What each test of the build that began since then said, by unique_id; published or not."""
     with Database().connect() as connection:
-        rows = connection.cursor(row_factory=namedtuple_row).execute(
-            "select tests.* from ledger.tests inner join ledger.builds using (invocation_id)"
-            " where started_at >= %s",
-            [since],
+        rows: list[Any] = (
+            connection.cursor(row_factory=namedtuple_row)
+            .execute(
+                "select tests.* from ledger.tests inner join ledger.builds using (invocation_id)"
+                " where started_at >= %s",
+                [since],
+            )
+            .fetchall()
         )
         return {row.test_id: row for row in rows}
 

@@ -80,8 +80,8 @@ class Stale:
     def __str__(self) -> str:
         return (
             f"{self.model} goes stale: {self.rows} rows differ once everything is computed again, "
-            f"first {self.user_id} at {self.as_of:%Y-%m-%d}. It reads a table of which spine_changes "
-            "or stg_changes does not know that it does, or farther back than reaches says"
+            f"first {self.user_id} at {self.as_of:%Y-%m-%d}. It reads a table of which "
+            "spine_changes or stg_changes does not know it, or farther back than reaches says"
         )
 
 
@@ -114,7 +114,7 @@ class Result:
 
 
 def assert_no_leaks(project: Path = DBT_PROJECT, seed: int = 0, users: int = USERS) -> None:
-    """For tests: AssertionError that names model, column and row of every leak, and stale models."""
+    """For tests: AssertionError that names every leak (model, column, row) and stale model."""
     result = check(project, seed, users)
     assert result.passed, str(result)
 

@@ -21,6 +21,7 @@ from feature_repo.manifest import FeatureTable, ManifestError, manifest_path, re
 from orchestration import steps
 from orchestration.drift import Drift, drift
 
+
 class ReportError(ValueError):
     """There is nothing to report on; says what there is."""
 

@@ -22,16 +22,21 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
+from feast.infra.offline_stores.offline_store import RetrievalJob
 from psycopg import sql
 
 from data.database import Database
-from feature_repo import arrow_copy, point_in_time
+from feature_repo import arrow_copy, offline_store, point_in_time
 from feature_repo.entity_frame import UTC
+from feature_repo.feast_objects import feast_objects
+from feature_repo.manifest import Manifest
 from feature_repo.offline_store import as_known_at
 from feature_repo.point_in_time import View
+from feature_repo.publications import published_manifest
 from orchestration import steps, training_files
 
 LABELS, USERS = (
@@ -100,7 +105,7 @@ def write_training_set(
         entities = _entities(connection, snapshots, publication)
     labelled = pc.is_valid(entities.column(LABEL))
     wanted = entities if keep_unlabelled else entities.filter(labelled)
-    refs, table = _with_features(wanted, service, publication)
+    refs, table = _with_features(wanted, service, publication, known_at is not None)
     manifest = {
         "as_of": [_iso(instant) for instant in snapshots],
         "known_at": None if known_at is None else _iso(_instant(known_at)),
@@ -247,24 +252,17 @@ def _entities(
 
 
 def _with_features(
-    entities: pa.Table, service: str, publication: Publication
+    entities: pa.Table, service: str, publication: Publication, as_then: bool
 ) -> tuple[list[str], pa.Table]:
-    """The features' names and the set: user_id, as_of, features, label; by user_id and as_of."""
-    from feast import FeatureStore
-    from feast.errors import FeastObjectNotFoundException
+    """The features' names and the set: user_id, as_of, features, label; by user_id and as_of.
 
-    store = FeatureStore(repo_path=str(steps.FEATURE_REPO))
-    try:
-        features = store.get_feature_service(service)
-    except FeastObjectNotFoundException:
-        known = ", ".join(sorted(found.name for found in store.list_feature_services()))
-        raise TrainingSetError(
-            f"there is no feature service {service}; there are: {known or 'none'}. "
-            "After a change of the dbt project: cd feature_repo && feast apply"
-        ) from None
+    `as_then`: the service and its features as they were defined when that was published, and not
+    as they are now.
+    """
     frame = entities.rename_columns(["user_id", "event_timestamp", LABEL]).to_pandas()
     with as_known_at(publication.known_at):
-        job = store.get_historical_features(frame, features)
+        defined = published_manifest(Database(), publication.known_at) if as_then else None
+        job = _job(frame, service) if defined is None else _job_as_then(frame, service, defined)
     table = job.to_arrow()
     names = [n for n in table.column_names if n not in frame.columns]
     table = table.select(["user_id", "event_timestamp", *names, LABEL])
@@ -273,6 +271,51 @@ def _with_features(
     table = table.set_column(len(names) + 2, LABEL, table.column(LABEL).cast(pa.bool_()))
     ordered = table.sort_by([("user_id", "ascending"), ("as_of", "ascending")])
     return job.metadata.features, ordered
+
+
+def _job(frame: pd.DataFrame, service: str) -> RetrievalJob:
+    """What Feast gives for a feature service of its registry."""
+    from feast import FeatureStore
+    from feast.errors import FeastObjectNotFoundException
+
+    store = FeatureStore(repo_path=str(steps.FEATURE_REPO))
+    try:
+        features = store.get_feature_service(service)
+    except FeastObjectNotFoundException:
+        known = [found.name for found in store.list_feature_services()]
+        raise _no_service(service, known) from None
+    return store.get_historical_features(frame, features)
+
+
+def _job_as_then(frame: pd.DataFrame, service: str, defined: Manifest) -> RetrievalJob:
+    """The same for the definitions of an earlier publication, which the registry has no more."""
+    from feast import FeatureService, FeatureStore, FeatureView
+
+    store = FeatureStore(repo_path=str(steps.FEATURE_REPO))
+    objects = feast_objects(defined, offline_store.HISTORY)
+    found = objects.get(service)
+    if not isinstance(found, FeatureService):
+        raise _no_service(service, [known.name for known in defined.services])
+    views = []
+    for projection in found.feature_view_projections:
+        view = objects[projection.name]
+        assert isinstance(view, FeatureView)
+        views.append(view.with_projection(projection))
+    return offline_store.StreamflowOfflineStore.get_historical_features(
+        store.config,
+        views,
+        [f"{view.name}:{feature.name}" for view in views for feature in view.projection.features],
+        frame,
+        store.registry,
+        store.project,
+    )
+
+
+def _no_service(service: str, known: list[str]) -> TrainingSetError:
+    return TrainingSetError(
+        f"there is no feature service {service}; there are: {', '.join(sorted(known)) or 'none'}. "
+        "After a change of the dbt project: cd feature_repo && feast apply"
+    )
 
 
 def _counts(entities: pa.Table, table: pa.Table, instant: datetime) -> dict[str, int]:

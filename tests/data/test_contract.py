@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg import sql
 
 from data.__main__ import main
-from data.contract import TABLES
+from data.contract import TABLES, dbt_docs
 from data.database import Database
 from data.setup import BOOKKEEPING, set_up
 from tests.data.drops import HEADERS, USERS, everything
 from tests.data.test_load import JAN, REAL, Drop
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def columns(settings: Database) -> set[tuple[str, str, str, bool]]:
@@ -113,3 +118,21 @@ def test_a_server_that_is_not_there_is_said_so(
     monkeypatch.setenv("STREAMFLOW_PG_PORT", "1")
     assert main(["load", str(drop(JAN, users=USERS))]) == 1
     assert "make up" in capsys.readouterr().err
+
+
+def test_dbt_has_the_meanings_and_units_from_the_contract(sample: Database) -> None:
+    written = ROOT / "dbt_project" / "models" / "staging" / "contract.md"
+    assert written.read_text() == dbt_docs(), "python -m data contract --dbt > " + str(written)
+    manifest = json.loads((Path(os.environ["DBT_TARGET_PATH"]) / "manifest.json").read_text())
+    referring = set()
+    for node in manifest["nodes"].values():
+        for column in node["columns"].values():
+            for block in column.get("doc_blocks") or []:
+                table, _, name = block.rpartition(".")[2].partition("__")
+                if name:
+                    referring.add((node["name"], name))
+                    (source,) = [t for t in TABLES if t.name == table]
+                    unit = column["config"]["meta"].get("unit", source.column(name).unit)
+                    assert unit == source.column(name).unit, (node["name"], name)
+    assert ("churn_labels", "churn_label") in referring
+    assert ("subscription_features", "monthly_fee") in referring

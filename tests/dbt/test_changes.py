@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import yaml
 
 from feature_repo.audit import audit
 from orchestration import steps
+from orchestration.training import write_training_set
 from tests.dbt import builds
 from tests.dbt.builds import everything, rows, unpublished_rows
 from tests.dbt.conftest import Built
@@ -75,6 +77,13 @@ def columns(relation: str) -> dict[str, str]:
     )
 
 
+def training_set(out: Path, known_at: datetime | None = None) -> list[bytes]:
+    """The CSV and parquet files of every feature at every as_of."""
+    days = rows("select distinct as_of from published.churn_labels_latest order by 1")
+    made = write_training_set([day for (day,) in days], known_at, "all_features", out=out)
+    return [file.read_bytes() for file in made.files if file.suffix != ".json"]
+
+
 def online() -> None:
     """`feast apply`, materialize and audit, with the manifest that the last build wrote."""
     steps.apply()
@@ -120,14 +129,15 @@ def test_a_failed_feature_is_computed_for_all_when_it_comes_again(built: Built, 
 
 
 def test_a_removed_feature_leaves_with_the_next_publication_and_its_history_stays(
-    built: Built, project: Project
+    built: Built, project: Project, tmp_path: Path
 ):
     folder = project()
     add_feature(folder, "passing", "measured.active_days_30d", "bigint")
     assert build(folder).success
     online()
-    kept = "select user_id, as_of, known_at, passing from features.usage_features order by 1, 2, 3"
-    before = rows(kept)
+    before = training_set(tmp_path / "before")
+    assert b"passing" in before[0]
+    trained = builds.newest_publication()
     builds.execute(
         "create role analyst_of_a_test",
         "grant select on published.usage_features to analyst_of_a_test",
@@ -145,17 +155,20 @@ def test_a_removed_feature_leaves_with_the_next_publication_and_its_history_stay
         ) == [(True,)]
         online()
         assert "passing" not in columns("online.usage_features")
-        assert rows(kept) == before
+        assert b"passing" not in training_set(tmp_path / "now")[0]
+        assert training_set(tmp_path / "again", trained) == before
     finally:
         builds.execute("drop owned by analyst_of_a_test", "drop role analyst_of_a_test")
 
 
 def test_a_type_is_widened_without_loss_or_refused_before_the_first_row(
-    built: Built, project: Project
+    built: Built, project: Project, tmp_path: Path
 ):
     folder = project()
     add_feature(folder, "small", "cast(measured.active_days_30d as integer)", "integer")
     assert build(folder).success
+    steps.apply()
+    narrow, trained = training_set(tmp_path / "narrow"), builds.newest_publication()
     before = {name: versions for name, versions in everything().items() if name != "usage_features"}
 
     text = (folder / f"{USAGE}.sql").read_text()
@@ -175,6 +188,9 @@ def test_a_type_is_widened_without_loss_or_refused_before_the_first_row(
         " where small is distinct from active_days_30d + 4294967296"
     ) == [(0,)]
     assert {k: v for k, v in everything().items() if k != "usage_features"} == before
+    assert training_set(tmp_path / "again", trained) == narrow
+    online()
+    assert columns("online.usage_features")["small"] == "bigint"
 
     published = everything()
     (folder / f"{USAGE}.sql").write_text(
@@ -215,7 +231,10 @@ def test_a_type_that_feast_has_not_is_refused_before_the_first_row(
     [
         ("in_days('started_at', 120, 'pairs.as_of')", ["120", "90", "reaches"]),
         ("in_days('sessions.started_at', 91, 'pairs.as_of')", ["91", "90"]),
-        ("""in_days('started_at', 30, "pairs.as_of - interval '70 days'")""", ["as_of is a column"]),
+        (
+            """in_days('started_at', 30, "pairs.as_of - interval '70 days'")""",
+            ["as_of is a column"],
+        ),
         ("in_days('resolved_at', 30, 'pairs.as_of')", ["resolved_at", "started_at"]),
         ("in_days('started_at', '30', 'pairs.as_of')", ["whole number"]),
     ],
@@ -252,7 +271,11 @@ def test_a_longer_reach_is_computed_for_all(built: Built, project: Project):
 
 def test_whatever_a_table_is_made_from_counts_as_its_definition(built: Built, project: Project):
     folder = project(
-        ("models/staging/stg_usage.sql", "select\n    session_id,", "select -- a comment\n  session_id,")
+        (
+            "models/staging/stg_usage.sql",
+            "select\n    session_id,",
+            "select -- a comment\n  session_id,",
+        )
     )
     outcome = build(folder)
     assert outcome.success
@@ -291,7 +314,11 @@ def test_a_plan_says_what_a_build_would_do_and_writes_nothing(built: Built, proj
     def planned() -> str:
         outcome = builds.dbt("run-operation", "plan", project=folder)
         assert outcome.success, outcome.output
-        found = [everything(), rows("select * from ledger.builds"), columns("features.usage_features")]
+        found = [
+            everything(),
+            rows("select * from ledger.builds"),
+            columns("features.usage_features"),
+        ]
         assert found == state
         return outcome.output
 

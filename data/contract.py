@@ -164,13 +164,13 @@ SUBSCRIPTIONS = Table(
         Column(
             "plan_stream_tv",
             BOOLEAN,
-            "whether the plan has TV; empty where it does not apply, as without internet service",
+            "whether the plan has TV; empty where it does not apply, as without internet",
             nullable=True,
         ),
         Column(
             "plan_stream_movies",
             BOOLEAN,
-            "whether the plan has movies; empty where it does not apply, as without internet service",
+            "whether the plan has movies; empty where it does not apply, as without internet",
             nullable=True,
         ),
         Column(

@@ -10,7 +10,7 @@ import psycopg
 
 from data.check import DropError
 from data.contract import markdown
-from data.database import Database
+from data.database import Database, no_connection
 from data.generate import GRAINS, Plan, PlanError, generate
 from data.load import load
 from data.server import EmbeddedServer, ServerError
@@ -35,9 +35,10 @@ def up(settings: Database) -> str:
     message = f"Postgres at {settings.host}:{settings.port}/{settings.database}"
     try:
         prepare(settings)
-    except psycopg.OperationalError:
-        if settings.host not in LOCAL:
-            raise
+    except psycopg.OperationalError as error:
+        why = no_connection(error, settings).kind
+        if settings.host not in LOCAL or why in ("login", "database", "ssl", "access", "busy"):
+            raise  # a Postgres is there
         server = EmbeddedServer(settings)
         server.start()
         prepare(settings)
@@ -96,7 +97,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     except psycopg.OperationalError as error:
-        print(f"{error}\nIs the server up? `make up` starts it.", file=sys.stderr)
+        # With a code it is the server that refused something, and not the way to it.
+        print(error if error.sqlstate else no_connection(error, settings), file=sys.stderr)
         return 1
     return 0
 

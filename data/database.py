@@ -5,12 +5,18 @@ Production sets the environment variables; dbt's `profiles.yml` reads the same n
 
 from __future__ import annotations
 
+import ipaddress
 import re
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import psycopg
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class SettingsError(ValueError):
+    """The settings must not be used like this; the text says why and what to change."""
 
 
 class Database(BaseSettings):
@@ -32,10 +38,18 @@ class Database(BaseSettings):
 
         `more` are further libpq keywords, for example `application_name` or `connect_timeout`.
         Every session runs in UTC.
+
+        Raises:
+            SettingsError: the password is the default, which anybody can read here, and the host
+                is one that others may reach.
         """
-        user, password = (
-            (self.serving_user, self.serving_password) if serving else (self.user, self.password)
-        )
+        name = "serving_" if serving else ""
+        user, password = getattr(self, f"{name}user"), getattr(self, f"{name}password")
+        if password == type(self).model_fields[f"{name}password"].default and not self.is_local():
+            raise SettingsError(
+                f"refusing to use the public default password of {user!r} on {self.host}, which is "
+                f"not this machine alone: set STREAMFLOW_PG_{name.upper()}PASSWORD to a secret"
+            )
         options = f"-c TimeZone=UTC {more.pop('options', '')}".strip()
         return psycopg.conninfo.make_conninfo(
             host=self.host,
@@ -48,9 +62,24 @@ class Database(BaseSettings):
             **more,
         )
 
+    def is_local(self) -> bool:
+        """Whether the server can be on this machine only: a loopback address or a Unix socket."""
+        return all(
+            host.startswith("/") or is_loopback(host) for host in map(str.strip, self.host.split(","))
+        )
+
     def connect(self, **more: Any) -> psycopg.Connection:
         """One connection as the owner; a transaction opens with the first statement."""
         return psycopg.connect(self.conninfo(**more))
+
+
+@lru_cache(maxsize=256)  # the API asks for every request, about the same few names
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address means this machine alone."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 Kind = Literal[

@@ -13,9 +13,10 @@ from datetime import datetime, timezone
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from data.database import is_loopback
 from serving import metrics
 from serving.problems import Problem
-from serving.settings import Settings, is_loopback
+from serving.settings import Settings
 from serving.state import State
 
 log = logging.getLogger("serving.gate")

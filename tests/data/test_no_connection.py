@@ -26,7 +26,10 @@ CASES = {
     "a database that is not there": (
         {"DATABASE": "nowhere"}, "database", '"nowhere" does not exist', "STREAMFLOW_PG_DATABASE"
     ),
-    "a host that is none": ({"HOST": "no.such.invalid"}, "host", "resolve", "STREAMFLOW_PG_HOST"),
+    "a host that is none": (
+        {"HOST": "no.such.invalid", "PASSWORD": "tr0ub4dor"}, "host", "resolve",
+        "STREAMFLOW_PG_HOST",
+    ),
 }  # fmt: skip
 
 

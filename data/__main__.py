@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import psycopg
 
-from data.check import DropError
 from data.contract import markdown
-from data.database import Database, no_connection
-from data.generate import GRAINS, Plan, PlanError, generate
+from data.database import Database, is_loopback, no_connection
+from data.errors import command
+from data.generate import GRAINS, Plan, generate
 from data.load import load
-from data.server import EmbeddedServer, ServerError
+from data.server import EmbeddedServer
 from data.setup import set_up
-
-LOCAL = {"127.0.0.1", "localhost", "::1"}
 
 
 def prepare(settings: Database) -> None:
     """Have the database (on this machine; elsewhere it must exist) with schemas and tables."""
-    if settings.host in LOCAL:
+    if is_loopback(settings.host):
         EmbeddedServer(settings).create_database()
     set_up(settings)
 
@@ -37,7 +36,7 @@ def up(settings: Database) -> str:
         prepare(settings)
     except psycopg.OperationalError as error:
         why = no_connection(error, settings).kind
-        if settings.host not in LOCAL or why in ("login", "database", "ssl", "access", "busy"):
+        if not is_loopback(settings.host) or why in ("login", "database", "ssl", "access", "busy"):
             raise  # a Postgres is there
         server = EmbeddedServer(settings)
         server.start()
@@ -61,7 +60,8 @@ def _add_generate(command: argparse.ArgumentParser) -> None:
     command.formatter_class = argparse.ArgumentDefaultsHelpFormatter
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status (1: refused, with the reason on stderr)."""
     parser = argparse.ArgumentParser(prog="python -m data", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
@@ -70,36 +70,28 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("setup", help="create schemas and tables in a running Postgres")
     commands.add_parser("contract", help="print the drop contract as markdown")
     for name, meaning in (("check", "say what `load` would do"), ("load", "load drops")):
-        command = commands.add_parser(name, help=f"{meaning}; each folder is one drop")
-        command.add_argument("folder", nargs="+", type=Path, help="a folder named YYYY-MM-DD")
+        drops = commands.add_parser(name, help=f"{meaning}; each folder is one drop")
+        drops.add_argument("folder", nargs="+", type=Path, help="a folder named YYYY-MM-DD")
     _add_generate(commands.add_parser("generate", help="write drops of an invented service"))
     options = parser.parse_args(arguments)
     settings = Database()
-    try:
-        if options.command == "up":
-            print(up(settings))
-        elif options.command == "down":
-            stopped = EmbeddedServer(settings).stop()
-            print("Postgres stopped" if stopped else "Postgres was not running")
-        elif options.command == "setup":
-            prepare(settings)
-            print(f"{settings.database} is set up")
-        elif options.command == "contract":
-            print(markdown())
-        elif options.command == "generate":
-            fields = {name: getattr(options, name) for name in Plan.__dataclass_fields__}
-            folders = generate(options.out, Plan(**fields))
-            print(f"{len(folders)} drops in {options.out}: {folders[0].name} to {folders[-1].name}")
-        elif options.command in ("check", "load"):
-            for folder in options.folder:
-                print(load(folder, settings, dry_run=options.command == "check"))
-    except (ServerError, DropError, PlanError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    except psycopg.OperationalError as error:
-        # With a code it is the server that refused something, and not the way to it.
-        print(error if error.sqlstate else no_connection(error, settings), file=sys.stderr)
-        return 1
+    if options.command == "up":
+        print(up(settings))
+    elif options.command == "down":
+        stopped = EmbeddedServer(settings).stop()
+        print("Postgres stopped" if stopped else "Postgres was not running")
+    elif options.command == "setup":
+        prepare(settings)
+        print(f"{settings.database} is set up")
+    elif options.command == "contract":
+        print(markdown())
+    elif options.command == "generate":
+        fields = {name: getattr(options, name) for name in Plan.__dataclass_fields__}
+        folders = generate(options.out, Plan(**fields))
+        print(f"{len(folders)} drops in {options.out}: {folders[0].name} to {folders[-1].name}")
+    elif options.command in ("check", "load"):
+        for folder in options.folder:
+            print(load(folder, settings, dry_run=options.command == "check"))
     return 0
 
 

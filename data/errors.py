@@ -44,7 +44,8 @@ SQLSTATES = {
     "08": ("lost", "the connection to the database was lost", AGAIN, True),
     "40001": ("conflict", "another transaction was in the way", AGAIN, True),
     "40P01": ("deadlock", "another transaction and this one waited for each other", AGAIN, True),
-    "42501": ("permission", "the database's role lacks a right", "Its administrator grants it.", False),
+    "42501": ("permission", "the database's role lacks a right", "Its administrator grants it.",
+              False),
     "25006": ("read-only", "the database takes no changes: is it a standby?",
               "Set STREAMFLOW_PG_HOST to the one that does.", False),
     "53100": ("disk full", "the disk of the database is full",
@@ -99,8 +100,10 @@ def trouble(error: BaseException, settings: Database | None = None) -> Trouble:
         return Trouble("redis", f"Redis: {error}", remedy, lost)
     said = " ".join(str(error).split())[:500]
     where = f" ({place})" if (place := _place(error)) else ""
-    cause = f"internal error, {type(error).__name__}: {said}{where}"
-    return Trouble("defect", cause, "With --debug the same command shows the traceback")
+    traced = "With --debug the same command shows the traceback"
+    if type(error) is ValueError:  # Feast's, too, has words for people
+        return Trouble("refused", f"{said}{where}", traced)
+    return Trouble("defect", f"internal error, {type(error).__name__}: {said}{where}", traced)
 
 
 def of_text(text: str, settings: Database | None = None) -> Trouble | None:

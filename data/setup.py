@@ -93,8 +93,8 @@ def _serving_role(connection: psycopg.Connection, settings: Database) -> None:
                 return  # somebody else's role, and its password is this one
             raise SetUpError(
                 f"{settings.user!r} may not {verb} the API's role {role!r} ({error}). Let an "
-                f'administrator run: {verb} role "{role}" login password \'...\'; with the password '
-                "of STREAMFLOW_PG_SERVING_PASSWORD, then this again"
+                f'administrator run: {verb} role "{role}" login password ... with the password of '
+                "STREAMFLOW_PG_SERVING_PASSWORD, then run this again"
             ) from error
         except (
             psycopg.errors.DuplicateObject,

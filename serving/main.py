@@ -108,7 +108,7 @@ def _add_operations(app: FastAPI, state: State) -> None:
 
     @app.get("/ready", tags=["operation"], responses=_problems(503))
     async def ready() -> schemas.Status:
-        """The registry is loaded and the online store answers. Else the problem says what is amiss."""
+        """The registry is loaded and the online store answers; else, what is missing."""
         await state.ready()
         return schemas.Status(status="ok")
 

@@ -1,4 +1,4 @@
-"""Whether the database can be reached, as last seen, and how that is told: logs, answers, /ready."""
+"""Whether the database can be reached, as last seen, and how that is told: logs and answers."""
 
 from __future__ import annotations
 

@@ -65,7 +65,8 @@ class Database(BaseSettings):
     def is_local(self) -> bool:
         """Whether the server can be on this machine only: a loopback address or a Unix socket."""
         return all(
-            host.startswith("/") or is_loopback(host) for host in map(str.strip, self.host.split(","))
+            host.startswith("/") or is_loopback(host)
+            for host in map(str.strip, self.host.split(","))
         )
 
     def connect(self, **more: Any) -> psycopg.Connection:

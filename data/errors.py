@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import logging
 import os
 import sys
 import traceback
@@ -181,6 +182,8 @@ def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
         if debug:
             given.remove("--debug")
         with _debugging(debug):
+            # Says each failed attempt, in several lines; what comes of them is said below.
+            logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
             try:
                 return main(given)
             except KeyboardInterrupt:

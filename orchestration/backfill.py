@@ -71,9 +71,7 @@ def months_of(text: str) -> list[str]:
     first, dots, last = text.partition("..")
     wanted = [first, last] if dots else text.split(",")
     if strange := [month for month in wanted if month not in known]:
-        raise MonthError(
-            f"{strange[0]!r} is not one of the months {known[0]} to {known[-1]}"
-        )
+        raise MonthError(f"{strange[0]!r} is not one of the months {known[0]} to {known[-1]}")
     return known[known.index(first) : known.index(last) + 1] if dots else wanted
 
 

@@ -301,6 +301,12 @@ def training_set(as_of: Sequence[str], **options: Any) -> Any:
 
 def vector(user_id: str, service: str = "all_features") -> dict[str, Any]:
     """One user's online features by name, read through Feast."""
+    from data.check import show
+    from data.contract import USER, is_user_id
+
+    if not is_user_id(user_id):
+        what = f"{show(user_id)} is no user id: expected {USER.expected}"
+        raise StepError("vector", what, "make vector USER=<user id>")
     with told_as("vector", "make apply publish"):
         store = _store()
         answer = store.get_online_features(

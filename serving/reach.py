@@ -9,38 +9,21 @@ from serving.problems import Problem
 
 log = logging.getLogger("serving.store")
 
-# Why there is no connection -> what anybody may be told, as kind and detail: no name of a host or
-# role, and nothing of libpq's text. That is for the log.
+# Why there is no connection -> what anybody may be told: no name of a host or role, and nothing of
+# libpq's text. That is for the log.
 TOLD = {
-    "down": ("store-unavailable", "The database does not answer."),
-    "starting": ("store-unavailable", "The database is starting or stopping."),
-    "busy": ("store-unavailable", "The database has no connection to spare."),
-    "host": (
-        "store-unavailable",
-        "The database's host is not known here. Set STREAMFLOW_PG_HOST to where it is.",
-    ),
-    "foreign": (
-        "store-unavailable",
-        "What listens at the database's address is no Postgres. Set STREAMFLOW_PG_HOST and _PORT.",
-    ),
-    "ssl": (
-        "store-unavailable",
-        "The database and STREAMFLOW_PG_SSLMODE do not go together.",
-    ),
-    "database": (
-        "no-database",
-        "The server has no database of that name. Make it with: make up, or set "
-        "STREAMFLOW_PG_DATABASE",
-    ),
-    "login": (
-        "login-refused",
-        "The database does not let the API's role in. Set STREAMFLOW_PG_SERVING_PASSWORD to its "
-        "password here, or set the role's to this one with: make up",
-    ),
-    "access": (
-        "login-refused",
-        "The database does not take the API's role from here (pg_hba.conf, grant connect).",
-    ),
+    "down": "The database does not answer.",
+    "starting": "The database is starting or stopping.",
+    "busy": "The database has no connection to spare.",
+    "host": "The database's host is not known here. Set STREAMFLOW_PG_HOST to where it is.",
+    "foreign": "What listens at the database's address is no Postgres. Set STREAMFLOW_PG_HOST and "
+    "_PORT.",
+    "ssl": "The database and STREAMFLOW_PG_SSLMODE do not go together.",
+    "database": "The server has no database of that name. Make it with: make up, or set "
+    "STREAMFLOW_PG_DATABASE",
+    "login": "The database does not let the API's role in. Set STREAMFLOW_PG_SERVING_PASSWORD to "
+    "its password here, or set the role's to this one with: make up",
+    "access": "The database does not take the API's role from here (pg_hba.conf, grant connect).",
 }
 
 
@@ -67,5 +50,10 @@ class Reach:
 
     def problem(self) -> Problem:
         """The answer while there is no connection."""
-        kind, detail = TOLD.get(self.why.kind if self.why else "", ("store-unavailable", ""))
-        return Problem(503, kind, detail or "The database did not answer in time.")
+        why = self.why.kind if self.why else "other"
+        detail = TOLD.get(why, "The database did not answer in time.")
+        if why in ("login", "access"):
+            return Problem(503, "login-refused", detail)
+        if why == "database":
+            return Problem(503, "no-database", detail)
+        return Problem(503, "store-unavailable", detail)

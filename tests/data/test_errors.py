@@ -51,9 +51,11 @@ def test_each_is_told_as_what_it_is(
 
 
 def test_a_query_that_somebody_cancels(database: Database) -> None:
-    with database.connect(options="-c statement_timeout=50") as connection:
-        with pytest.raises(psycopg.OperationalError) as failed:
-            connection.execute("select pg_sleep(5)")
+    with (
+        database.connect(options="-c statement_timeout=50") as connection,
+        pytest.raises(psycopg.OperationalError) as failed,
+    ):
+        connection.execute("select pg_sleep(5)")
     told = trouble(failed.value)
     assert (told.kind, told.transient) == ("cancelled", False)
     assert "statement timeout" in told.cause

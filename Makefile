@@ -8,7 +8,15 @@ SHELL := /bin/sh
 VENV := .venv
 PY := $(VENV)/bin/python
 DBT := $(CURDIR)/$(VENV)/bin/dbt
-RUN := $(PY) -m orchestration
+RUN = $(PY) -m orchestration $(if $(call given,DEBUG),--debug)
+
+# given NAME: what the command line says it is, nothing otherwise. An environment has a PORT, END or
+# USERS of its own, which is not meant for us.
+given = $(if $(filter command,$(origin $(1))),$(value $(1)))
+# typed NAME: the same as one word of the shell, whatever it holds.
+typed = $(if $(call given,$(1)),'$(subst ','\'',$(value $(1)))')
+# option NAME,--flag: both, when it was given.
+option = $(if $(call given,$(1)),$(2) $(call typed,$(1)))
 
 # The one package that no lock can install is the installer: pip before 24 rejects our lock
 # (docs/decisions/0001-pip-first.md), so this one comes first, by its hash too.
@@ -37,13 +45,13 @@ down: ## stop everything that was started here
 
 .PHONY: generate
 generate: $(VENV)/.runtime ## sample drops into data/drops   [USERS=2000 MONTHS=6 SEED=1 GRAIN=events TO=data/drops]
-	@$(PY) -m data generate $(if $(USERS),--users $(USERS)) $(if $(MONTHS),--months $(MONTHS)) \
-		$(if $(SEED),--seed $(SEED)) $(if $(GRAIN),--grain $(GRAIN)) $(if $(TO),--to '$(TO)')
+	@$(PY) -m data generate $(call option,USERS,--users) $(call option,MONTHS,--months) \
+		$(call option,SEED,--seed) $(call option,GRAIN,--grain) $(call option,TO,--to)
 
 .PHONY: load
 load: $(VENV)/.runtime ## check and load a drop           DROP=<folder named YYYY-MM-DD>
 	@$(call need,DROP,make load DROP=data/drops/2024-01-31)
-	@$(RUN) ingest '$(DROP)'
+	@$(RUN) ingest $(call typed,DROP)
 
 .PHONY: build
 build: $(VENV)/.runtime ## dbt build: features, tests, publication   [RECOMPUTE=1 CADENCE=day ALLOW_LEAVING=<n>]
@@ -63,7 +71,7 @@ apply: $(VENV)/.runtime ## feast apply
 
 .PHONY: publish
 publish: $(VENV)/.runtime ## feast materialize-incremental     [END=2024-01-31T00:00:00] [FULL=1]
-	@$(RUN) publish $(if $(END),--end-date '$(END)') $(if $(FULL),--full)
+	@$(RUN) publish $(call option,END,--end-date) $(if $(call given,FULL),--full)
 
 .PHONY: audit
 audit: $(VENV)/.runtime ## does every online value equal the offline one?
@@ -72,8 +80,8 @@ audit: $(VENV)/.runtime ## does every online value equal the offline one?
 .PHONY: training-set
 training-set: $(VENV)/.runtime ## features and labels of snapshots    AS_OF=2024-01-31[,...|..2024-06-30] [KNOWN_AT= SERVICE=]
 	@$(call need,AS_OF,make training-set AS_OF=2024-01-31)
-	@$(RUN) training-set --as-of '$(AS_OF)' $(if $(KNOWN_AT),--known-at '$(KNOWN_AT)') \
-		$(if $(SERVICE),--service '$(SERVICE)')
+	@$(RUN) training-set --as-of $(call typed,AS_OF) $(call option,KNOWN_AT,--known-at) \
+		$(call option,SERVICE,--service)
 
 .PHONY: leak-check
 leak-check: $(VENV)/.runtime ## do your models look into the future? (draws histories, moves rows, rebuilds)
@@ -81,7 +89,7 @@ leak-check: $(VENV)/.runtime ## do your models look into the future? (draws hist
 
 .PHONY: pipeline
 pipeline: $(VENV)/.runtime ## all steps in order               [DROP=<folder>] [AS_OF=2024-01-31]
-	@$(RUN) pipeline $(if $(DROP),--drop '$(DROP)') $(if $(AS_OF),--as-of '$(AS_OF)')
+	@$(RUN) pipeline $(call option,DROP,--drop) $(call option,AS_OF,--as-of)
 
 .PHONY: serve
 serve: $(VENV)/.runtime ## the API in the foreground
@@ -89,34 +97,34 @@ serve: $(VENV)/.runtime ## the API in the foreground
 
 .PHONY: vector
 vector: $(VENV)/.runtime ## one user's online vector, as Feast reads it   USER=<user id>
-	@[ '$(origin USER)' = 'command line' ] || { echo "Say which: make vector USER=<user id>" >&2; exit 2; }
-	@$(RUN) vector '$(USER)'
+	@$(call need,USER,make vector USER=<user id>)
+	@$(RUN) vector -- $(call typed,USER)
 
 ##@ Orchestrator and report
 
 .PHONY: dagster
 dagster: $(VENV)/.dev ## Dagster's UI on this machine   [PORT=3000]
-	@$(RUN) dagster $(if $(PORT),--port '$(PORT)')
+	@$(RUN) dagster $(call option,PORT,--port)
 
 .PHONY: backfill
 backfill: $(VENV)/.dev ## months of data/drops through to online, in order   MONTHS=2024-01..2024-06
 	@$(call need,MONTHS,make backfill MONTHS=2024-01..2024-06)
-	@$(RUN) backfill '$(MONTHS)'
+	@$(RUN) backfill $(call typed,MONTHS)
 
 .PHONY: report
 report: $(VENV)/.runtime ## freshness, tests and drift of a month as one HTML page   AS_OF=2024-02-29
 	@$(call need,AS_OF,make report AS_OF=2024-02-29)
-	@$(RUN) report --as-of '$(AS_OF)'
+	@$(RUN) report --as-of $(call typed,AS_OF)
 
 ##@ Develop
 
 .PHONY: test
 test: $(VENV)/.dev ## all tests, on a database server of their own   [ARGS="-k words"]
-	@$(VENV)/bin/pytest $(ARGS)
+	@$(VENV)/bin/pytest $(call given,ARGS)
 
 .PHONY: test-orchestration
 test-orchestration: $(VENV)/.dev ## the orchestrator's tests alone
-	@$(VENV)/bin/pytest tests/orchestration $(ARGS)
+	@$(VENV)/bin/pytest tests/orchestration $(call given,ARGS)
 
 .PHONY: check
 check: $(VENV)/.dev ## linters and types: ruff, sqlfluff, mypy
@@ -137,13 +145,13 @@ bench-publish: $(VENV)/.dev ## publishing online against stock Feast
 bench-training: $(VENV)/.dev ## training sets against stock Feast
 bench-serving: $(VENV)/.dev ## requests a second against feast serve
 bench-build bench-publish bench-training bench-serving:
-	@$(PY) tests/bench/$(subst -,_,$@).py $(ARGS)
+	@$(PY) tests/bench/$(subst -,_,$@).py $(call given,ARGS)
 
 .PHONY: lock
 lock: $(VENV)/.runtime ## resolve the versions again (UPGRADE=1: the newest ones)
 	@$(PIP_INSTALL) --quiet uv
-	$(UV_COMPILE) --all-extras $(if $(UPGRADE),--upgrade) -o requirements-dev.lock
-	$(UV_COMPILE) $(if $(UPGRADE),--upgrade) -c requirements-dev.lock -o requirements.lock
+	$(UV_COMPILE) --all-extras $(if $(call given,UPGRADE),--upgrade) -o requirements-dev.lock
+	$(UV_COMPILE) $(if $(call given,UPGRADE),--upgrade) -c requirements-dev.lock -o requirements.lock
 
 .PHONY: clean
 clean: down ## stop, then remove the environment, the database and everything generated
@@ -156,18 +164,18 @@ help: ## this list
 		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
 		/^[a-z][a-z-]*:.*## / { printf "  %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-BUILD_OPTIONS = $(if $(RECOMPUTE),--recompute) $(if $(CADENCE),--cadence '$(CADENCE)') \
-	$(if $(ALLOW_LEAVING),--allow-leaving '$(ALLOW_LEAVING)')
+BUILD_OPTIONS = $(if $(call given,RECOMPUTE),--recompute) $(call option,CADENCE,--cadence) \
+	$(call option,ALLOW_LEAVING,--allow-leaving)
 
 # need NAME, an example: stop when the variable was not given.
 define need
-[ -n "$($(1))" ] || { echo "Say which: $(2)" >&2; exit 2; }
+[ -n $(or $(call typed,$(1)),'') ] || { echo "Say which: $(2)" >&2; exit 2; }
 endef
 
 # --- the environment ---------------------------------------------------------------------------
 
 # The first of these that fits; PYTHON=... says which one to take.
-CANDIDATES := $(if $(PYTHON),'$(PYTHON)',python3 python3.13 python3.12 python3.11 python3.10 python)
+CANDIDATES := $(or $(call typed,PYTHON),python3 python3.13 python3.12 python3.11 python3.10 python)
 
 $(VENV)/.pip:
 	@supported='import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))'; \

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import psycopg
 
-from data.check import DropError
 from data.contract import dbt_docs, markdown
-from data.database import Database
-from data.generate import GRAINS, Plan, PlanError, generate
+from data.database import Database, is_loopback, no_connection
+from data.errors import command
+from data.generate import GRAINS, Plan, generate
 from data.load import load
-from data.server import EmbeddedServer, ServerError
+from data.server import EmbeddedServer
 from data.setup import set_up
-
-LOCAL = {"127.0.0.1", "localhost", "::1"}
 
 
 def prepare(settings: Database) -> None:
     """Have the database (on this machine; elsewhere it must exist) with schemas and tables."""
-    if settings.host in LOCAL:
+    if is_loopback(settings.host):
         EmbeddedServer(settings).create_database()
     set_up(settings)
 
@@ -35,9 +34,10 @@ def up(settings: Database) -> str:
     message = f"Postgres at {settings.host}:{settings.port}/{settings.database}"
     try:
         prepare(settings)
-    except psycopg.OperationalError:
-        if settings.host not in LOCAL:
-            raise
+    except psycopg.OperationalError as error:
+        why = no_connection(error, settings).kind
+        if not is_loopback(settings.host) or why in ("login", "database", "ssl", "access", "busy"):
+            raise  # a Postgres is there
         server = EmbeddedServer(settings)
         server.start()
         prepare(settings)
@@ -60,45 +60,39 @@ def _add_generate(command: argparse.ArgumentParser) -> None:
     command.formatter_class = argparse.ArgumentDefaultsHelpFormatter
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status (1: refused, with the reason on stderr)."""
     parser = argparse.ArgumentParser(prog="python -m data", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     commands.add_parser("up", help="start Postgres unless it runs, and set the database up")
     commands.add_parser("down", help="stop the Postgres that `up` started")
     commands.add_parser("setup", help="create schemas and tables in a running Postgres")
-    command = commands.add_parser("contract", help="print the drop contract as markdown")
-    command.add_argument("--dbt", action="store_true", help="its meanings as dbt's doc blocks")
+    contract = commands.add_parser("contract", help="print the drop contract as markdown")
+    contract.add_argument("--dbt", action="store_true", help="its meanings as dbt's doc blocks")
     for name, meaning in (("check", "say what `load` would do"), ("load", "load drops")):
-        command = commands.add_parser(name, help=f"{meaning}; each folder is one drop")
-        command.add_argument("folder", nargs="+", type=Path, help="a folder named YYYY-MM-DD")
+        drops = commands.add_parser(name, help=f"{meaning}; each folder is one drop")
+        drops.add_argument("folder", nargs="+", type=Path, help="a folder named YYYY-MM-DD")
     _add_generate(commands.add_parser("generate", help="write drops of an invented service"))
     options = parser.parse_args(arguments)
     settings = Database()
-    try:
-        if options.command == "up":
-            print(up(settings))
-        elif options.command == "down":
-            stopped = EmbeddedServer(settings).stop()
-            print("Postgres stopped" if stopped else "Postgres was not running")
-        elif options.command == "setup":
-            prepare(settings)
-            print(f"{settings.database} is set up")
-        elif options.command == "contract":
-            print(dbt_docs() if options.dbt else markdown(), end="\n" * (not options.dbt))
-        elif options.command == "generate":
-            fields = {name: getattr(options, name) for name in Plan.__dataclass_fields__}
-            folders = generate(options.out, Plan(**fields))
-            print(f"{len(folders)} drops in {options.out}: {folders[0].name} to {folders[-1].name}")
-        elif options.command in ("check", "load"):
-            for folder in options.folder:
-                print(load(folder, settings, dry_run=options.command == "check"))
-    except (ServerError, DropError, PlanError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    except psycopg.OperationalError as error:
-        print(f"{error}\nIs the server up? `make up` starts it.", file=sys.stderr)
-        return 1
+    if options.command == "up":
+        print(up(settings))
+    elif options.command == "down":
+        stopped = EmbeddedServer(settings).stop()
+        print("Postgres stopped" if stopped else "Postgres was not running")
+    elif options.command == "setup":
+        prepare(settings)
+        print(f"{settings.database} is set up")
+    elif options.command == "contract":
+        print(dbt_docs() if options.dbt else markdown(), end="\n" * (not options.dbt))
+    elif options.command == "generate":
+        fields = {name: getattr(options, name) for name in Plan.__dataclass_fields__}
+        folders = generate(options.out, Plan(**fields))
+        print(f"{len(folders)} drops in {options.out}: {folders[0].name} to {folders[-1].name}")
+    elif options.command in ("check", "load"):
+        for folder in options.folder:
+            print(load(folder, settings, dry_run=options.command == "check"))
     return 0
 
 

@@ -7,6 +7,7 @@ more `Column(..., optional=True)`: files may then carry it or leave it out.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 MAX_CHARACTERS = 200
@@ -25,7 +26,8 @@ class Type:
 
 # Control characters, line separators and a byte order mark never belong into a text.
 _INNER = r"[^\x00-\x1f\x7f-\x9f" + "\u2028\u2029\ufeff]"
-_EDGE = _INNER[:-1] + " \u00a0]"
+_SPACES = " \u00a0\u1680\u2000-\u200a\u202f\u205f\u3000"
+_EDGE = _INNER[:-1] + _SPACES + "]"
 _DATE = r"(?:19|20|21)[0-9]{2}-[0-9]{2}-[0-9]{2}"
 _TIME = r"(?:[01][0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9](?:\.[0-9]{1,6})?)?"
 _OFFSET = r"(?:Z|[+-](?:0[0-9]|1[0-4])(?::?[0-5][0-9])?)"
@@ -35,6 +37,16 @@ TEXT = Type(
     "text",
     f"{_EDGE}(?:{_INNER}*{_EDGE})?",
     f"a text of 1 to {MAX_CHARACTERS} characters, no spaces around it, no control characters",
+)
+# What people have: e-mail addresses, paths, names in any script. In a URL they are percent-encoded,
+# and there `.` and `..` mean folders however they are written: nobody could ask for such a user.
+_NO_DOT = _EDGE[:-1] + ".]"
+USER = Type(
+    "user id",
+    "text",
+    rf"{_NO_DOT}(?:{_INNER}*{_EDGE})?|\.(?:{_NO_DOT}|{_INNER}+{_EDGE})",
+    f"a user id of 1 to {MAX_CHARACTERS} characters, no spaces around it, no control characters, "
+    "not . or ..",
 )
 BOOLEAN = Type(
     "boolean", "boolean", "[Tt]rue|TRUE|[Ff]alse|FALSE", "true or false (any of True, true, TRUE)"
@@ -53,6 +65,19 @@ INSTANT = Type(
     f"{_DATE}[T ]{_TIME}{_OFFSET}?",
     "an instant that exists, such as 2024-01-31T18:03:59.123456Z (no offset means UTC)",
 )
+
+
+_USER_ID = re.compile(USER.pattern)
+
+
+def is_user_id(text: str) -> bool:
+    """Whether this can be a user's id: in a file, in a request, on a command line."""
+    # A lone surrogate is what is left of a byte that was not UTF-8.
+    return (
+        len(text) <= MAX_CHARACTERS
+        and _USER_ID.fullmatch(text) is not None
+        and (text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text))
+    )
 
 
 def decimal(scale: int) -> Type:
@@ -123,14 +148,14 @@ class Table:
         return {column.name: column for column in self.columns}[name]
 
 
-USER_ID = Column("user_id", TEXT, "the user; listed in users.csv of this or an earlier drop")
+USER_ID = Column("user_id", USER, "the user; listed in users.csv of this or an earlier drop")
 
 USERS = Table(
     "users",
     "state",
     "Who is a user at the drop's as_of. A user who left is no longer listed.",
     (
-        Column("user_id", TEXT, "the user"),
+        Column("user_id", USER, "the user"),
         Column("signup_date", DATE, "first day as a user, not after the drop", "UTC date"),
         Column(
             "user_gender",

@@ -133,14 +133,7 @@ begin
 end $$;
 revoke all on function online.history(text, text, int) from public;
 
--- The API logs in as a role that can read what it serves and nothing else.
-do $$
-begin
-    if not exists (select from pg_roles where rolname = {serving_user_literal}) then
-        create role {serving_user} login password {serving_password};
-    end if;
-exception when duplicate_object or unique_violation then null; -- two set-ups at once
-end $$;
+-- What the API's role (data/setup.py makes it) can read: what it serves, and nothing else.
 grant usage on schema online, ledger to {serving_user};
 grant select on all tables in schema online, ledger to {serving_user};
 alter default privileges in schema online grant select on tables to {serving_user};

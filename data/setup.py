@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psycopg
 from psycopg import sql
 
 from data.contract import TABLES, Table
-from data.database import Database
+from data.database import Database, no_connection
 
 SET_UP_LOCK = 7_301_001  # advisory lock; any constant that nobody else uses
 
@@ -26,11 +27,18 @@ BOOKKEEPING = {
 }
 
 
+class SetUpError(RuntimeError):
+    """The database could not be set up; the text says what its administrator has to do."""
+
+
 def set_up(settings: Database, tables: tuple[Table, ...] = TABLES) -> None:
     """Create what is missing: schemas, ledger, serving role, raw tables and their indexes.
 
-    Changes nothing that exists, except that a column added to the contract is added to its table.
-    Two at once wait for each other.
+    Changes nothing that exists, except that a column added to the contract is added to its table,
+    and that the serving role gets the password of the settings. Two at once wait for each other.
+
+    Raises:
+        SetUpError: the owner lacks a right that this needs.
     """
     schema, ledger = (
         (Path(__file__).parent / name).read_text() for name in ("schema.sql", "ledger.sql")
@@ -38,14 +46,18 @@ def set_up(settings: Database, tables: tuple[Table, ...] = TABLES) -> None:
     with settings.connect() as connection:
         connection.execute("select pg_advisory_xact_lock(%s)", [SET_UP_LOCK])
         connection.execute("set local client_min_messages = warning")
-        connection.execute(
-            sql.SQL(schema).format(
-                serving_user=sql.Identifier(settings.serving_user),
-                serving_user_literal=sql.Literal(settings.serving_user),
-                serving_password=sql.Literal(settings.serving_password.get_secret_value()),
+        _serving_role(connection, settings)
+        try:
+            connection.execute(
+                sql.SQL(schema).format(serving_user=sql.Identifier(settings.serving_user))
             )
-        )
-        connection.execute(ledger)
+            connection.execute(ledger)
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise SetUpError(
+                f"{settings.user!r} may not set up the database {settings.database!r} ({error}). "
+                f'Let its administrator run: grant create on database "{settings.database}" to '
+                f'"{settings.user}"; or make it the owner of what is there'
+            ) from error
         # What exists is not touched, so that this waits for no load that is running.
         existing = {
             name
@@ -59,6 +71,50 @@ def set_up(settings: Database, tables: tuple[Table, ...] = TABLES) -> None:
             for name, statement in _raw_table(table).items():
                 if name not in existing:
                     connection.execute(statement)
+
+
+def _serving_role(connection: psycopg.Connection, settings: Database) -> None:
+    """Have the API's role, with the password of the settings.
+
+    The server gets a verifier, which keeps the password out of its log.
+    """
+    role = settings.serving_user
+    settings.conninfo(serving=True)  # refuses a default password where others could use it
+    verifier = connection.pgconn.encrypt_password(
+        settings.serving_password.get_secret_value().encode(), role.encode(), b"scram-sha-256"
+    ).decode()
+    known = "select 1 from pg_roles where rolname = %s"
+    for last in (False, False, True):
+        verb = "alter" if connection.execute(known, [role]).fetchone() else "create"
+        statement = sql.SQL(f"{verb} role {{}} login password {{}}")
+        try:
+            with connection.transaction():
+                connection.execute(statement.format(sql.Identifier(role), sql.Literal(verifier)))
+            return
+        except psycopg.errors.InsufficientPrivilege as error:
+            if verb == "alter" and _lets_in(settings):
+                return  # somebody else's role, and its password is this one
+            raise SetUpError(
+                f"{settings.user!r} may not {verb} the API's role {role!r} ({error}). Let an "
+                f'administrator run: {verb} role "{role}" login password ... with the password of '
+                "STREAMFLOW_PG_SERVING_PASSWORD, then run this again"
+            ) from error
+        except (
+            psycopg.errors.DuplicateObject,
+            psycopg.errors.UniqueViolation,
+            psycopg.errors.InternalError_,  # "tuple concurrently updated"
+        ):
+            if last:  # another database's set-up of the same role got in between, three times
+                raise
+
+
+def _lets_in(settings: Database) -> bool:
+    """Whether the serving role exists with the password of the settings."""
+    try:
+        psycopg.connect(settings.conninfo(serving=True)).close()
+    except psycopg.OperationalError as error:
+        return no_connection(error, settings, serving=True).kind != "login"
+    return True
 
 
 def _raw_table(table: Table) -> dict[str, sql.Composed]:

@@ -13,7 +13,7 @@ import psycopg
 from psycopg import sql
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
-from data.database import Database
+from data.database import Database, NoConnection, no_connection
 
 Result = TypeVar("Result")
 
@@ -29,15 +29,27 @@ _lock = threading.Lock()
 
 
 class DatabaseUnreachable(psycopg.OperationalError):
-    """No connection could be had in time; says which address and how to start the server."""
+    """No connection could be had in time; says which address, why, and what to do."""
+
+    def __init__(self, why: NoConnection) -> None:
+        self.why = why
+        super().__init__(str(why))
 
 
-def unreachable(settings: Database) -> DatabaseUnreachable:
-    """The error to raise when no connection could be had."""
-    return DatabaseUnreachable(
-        f"The database at {settings.host}:{settings.port} does not answer. Start it with "
-        "`make up`, or set STREAMFLOW_PG_HOST and STREAMFLOW_PG_PORT to where it is."
+def unreachable(settings: Database, *, serving: bool = False) -> DatabaseUnreachable:
+    """The error to raise when no connection could be had.
+
+    A pool only says that it took too long, so one more attempt is made, for its reason.
+    """
+    try:
+        psycopg.connect(settings.conninfo(serving=serving, connect_timeout=2)).close()
+    except psycopg.OperationalError as error:
+        return DatabaseUnreachable(no_connection(error, settings, serving=serving))
+    cause = (
+        f"The database at {settings.host}:{settings.port} answers, but no connection came free "
+        f"within {WAIT:g} s"
     )
+    return DatabaseUnreachable(NoConnection("busy", cause, "Run the same command again.", True))
 
 
 def pool(settings: Database, *, serving: bool = False, max_size: int = 8) -> ConnectionPool:
@@ -79,7 +91,7 @@ def read(
             with connections.connection() as connection:
                 return work(connection)
     except PoolTimeout:
-        raise unreachable(settings) from None
+        raise unreachable(settings, serving=serving) from None
 
 
 @contextmanager

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
+from data.errors import command, show
 from orchestration import steps
-from orchestration.background import BackgroundError
 from orchestration.steps import StepError
 
 
@@ -20,31 +20,31 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="step", required=True, metavar="step")
     commands.add_parser("demo", help="the whole path once, on sample drops")
     commands.add_parser("down", help="stop what the demo and `make up` started")
-    command = commands.add_parser("ingest", help="check and load a drop")
-    command.add_argument("folder")
+    step = commands.add_parser("ingest", help="check and load a drop")
+    step.add_argument("folder")
     for name, text in (
         ("build", "dbt build, which publishes when all tests pass"),
         ("plan", "what build would do now; writes nothing"),
     ):
-        command = commands.add_parser(name, help=text)
-        command.add_argument("--recompute", action="store_true", help="every pair")
-        command.add_argument("--cadence", choices=["drops", "month", "week", "day"])
-        command.add_argument("--allow-leaving", type=int, metavar="N", help="let N users leave")
+        step = commands.add_parser(name, help=text)
+        step.add_argument("--recompute", action="store_true", help="every pair")
+        step.add_argument("--cadence", choices=["drops", "month", "week", "day"])
+        step.add_argument("--allow-leaving", type=int, metavar="N", help="let N users leave")
     commands.add_parser("docs", help="dbt's documentation as one page")
     commands.add_parser("apply", help="feast apply")
-    command = commands.add_parser("publish", help="feast materialize-incremental")
-    command.add_argument("--end-date", type=instant, help="as_of up to here; default now")
-    command.add_argument("--full", action="store_true", help="compare every row that is online")
+    step = commands.add_parser("publish", help="feast materialize-incremental")
+    step.add_argument("--end-date", type=instant, help="as_of up to here; default now")
+    step.add_argument("--full", action="store_true", help="compare every row that is online")
     commands.add_parser("audit", help="online equals offline, or an error")
-    command = commands.add_parser("vector", help="one user's online features, through Feast")
-    command.add_argument("user_id")
-    command.add_argument("--service", default="all_features")
-    command = commands.add_parser("pipeline", help="all steps in order")
-    command.add_argument("--drop", action="append", default=[], help="a drop to load first")
-    command.add_argument("--drops", type=Path, help="a folder of drops; a sample when empty")
-    command.add_argument("--as-of", action="append", default=[], help="write this training set")
-    command = commands.add_parser("lint-sql", help="sqlfluff, with a database for dbt's templater")
-    command.add_argument("--fix", action="store_true")
+    step = commands.add_parser("vector", help="one user's online features, through Feast")
+    step.add_argument("user_id")
+    step.add_argument("--service", default="all_features")
+    step = commands.add_parser("pipeline", help="all steps in order")
+    step.add_argument("--drop", action="append", default=[], help="a drop to load first")
+    step.add_argument("--drops", type=Path, help="a folder of drops; a sample when empty")
+    step.add_argument("--as-of", action="append", default=[], help="write this training set")
+    step = commands.add_parser("lint-sql", help="sqlfluff, with a database for dbt's templater")
+    step.add_argument("--fix", action="store_true")
     for name, text in PASSED_ON.items():
         commands.add_parser(name, help=text, add_help=False)
     return top
@@ -66,6 +66,7 @@ def instant(text: str) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one step; 1 when it failed, with one line on stderr that says what to do."""
     options, rest = parser().parse_known_args(arguments)
@@ -77,10 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from data.check import DropError
 
         # One line is for logs; a person gets every error of the drop.
-        refused = isinstance(error.__cause__, DropError)
-        print(error.__cause__ if refused else error, file=sys.stderr)
-    except BackgroundError as error:
-        print(error, file=sys.stderr)
+        show(error, error.__cause__ if isinstance(error.__cause__, DropError) else error)
     return 1
 
 

@@ -10,10 +10,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 
+from data.errors import command
 from orchestration import steps
+
+
+class MonthError(ValueError):
+    """No month that there is a partition of."""
 
 
 def backfill(months: Sequence[str]) -> dict[str, str]:
@@ -59,7 +63,7 @@ def months_of(text: str) -> list[str]:
     """2024-01..2024-03 or 2024-01,2024-03 as a list.
 
     Raises:
-        argparse.ArgumentTypeError: a month is not one of the partitions.
+        MonthError: a month is not one of the partitions.
     """
     from orchestration.assets import MONTHS
 
@@ -67,20 +71,14 @@ def months_of(text: str) -> list[str]:
     first, dots, last = text.partition("..")
     wanted = [first, last] if dots else text.split(",")
     if strange := [month for month in wanted if month not in known]:
-        raise argparse.ArgumentTypeError(
-            f"{strange[0]!r} is not one of the months {known[0]} to {known[-1]}"
-        )
+        raise MonthError(f"{strange[0]!r} is not one of the months {known[0]} to {known[-1]}")
     return known[known.index(first) : known.index(last) + 1] if dots else wanted
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; 1 when a month failed."""
     parser = argparse.ArgumentParser(prog="python -m orchestration backfill", description=__doc__)
     parser.add_argument("months", help="2024-01..2024-06 or 2024-01,2024-03")
     options = parser.parse_args(arguments)
-    try:
-        months = months_of(options.months)
-    except argparse.ArgumentTypeError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 1 if backfill(months) else 0
+    return 1 if backfill(months_of(options.months)) else 0

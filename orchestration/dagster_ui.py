@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from data.errors import command
 from data.server import state_folder
 from orchestration import background, steps
 
@@ -25,6 +26,7 @@ def environment() -> dict[str, str]:
     return os.environ | {"DAGSTER_HOME": str(home), "DAGSTER_DISABLE_TELEMETRY": "1"}
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Become `dagster dev`; ends with Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m orchestration dagster", description=__doc__)

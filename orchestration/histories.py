@@ -15,7 +15,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from data.contract import BOOLEAN, COUNT, DATE, DOUBLE, INSTANT, TABLES, TEXT, Column, Table
+from data.contract import BOOLEAN, COUNT, DATE, DOUBLE, INSTANT, TABLES, TEXT, USER, Column, Table
 
 DAY, MICROSECOND = timedelta(days=1), timedelta(microseconds=1)
 FIRST = date(2023, 12, 31)
@@ -193,7 +193,7 @@ def _row(random: Random, table: Table, user: str, drop: Drop, at: datetime | Non
 def _value(random: Random, column: Column, row: Row, drop: Drop) -> Any:
     if (column.nullable or column.optional) and random.random() < 0.15:
         return None
-    if column.type is TEXT:
+    if column.type in (TEXT, USER):
         return f"{column.name}-{random.randrange(5)}"
     if column.type is BOOLEAN:
         return random.random() < 0.5

@@ -31,12 +31,13 @@ import psycopg
 from psycopg import sql
 
 from data.database import Database
+from data.errors import command
 from data.load import load
 from data.setup import set_up
 from feature_repo import point_in_time
 from feature_repo.manifest import read_manifest
 from feature_repo.point_in_time import View
-from orchestration import histories
+from orchestration import histories, steps
 from orchestration.histories import Drop
 from orchestration.steps import DBT_PROJECT
 
@@ -313,6 +314,7 @@ def _empty(connection: psycopg.Connection) -> None:
     connection.execute(sql.SQL("truncate {} restart identity cascade").format(names))
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; 1 when a model leaks."""
     parser = argparse.ArgumentParser(
@@ -326,11 +328,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--users", type=int, default=USERS)
     options = parser.parse_args(arguments)
     for seed in range(options.seed, options.seed + options.rounds):
-        try:
+        with steps.told_as("leak-check", "make leak-check"):
             result = check(options.project, seed, options.users)
-        except LeakCheckError as error:
-            print(f"leak-check: {error}", file=sys.stderr)
-            return 1
         print(result, flush=True)
         if not result.passed:
             return 1

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
@@ -17,6 +16,7 @@ import psycopg
 from psycopg.rows import namedtuple_row
 
 from data.database import Database
+from data.errors import command
 from feature_repo.manifest import FeatureTable, ManifestError, manifest_path, read_manifest
 from orchestration import steps
 from orchestration.drift import Drift, drift
@@ -136,14 +136,12 @@ def report(as_of: date, folder: Path = steps.PROCESSED) -> tuple[Path, Month]:
     """Write the page of a month; where it is, and what it shows."""
     from orchestration.report_page import page
 
-    try:
-        with Database().connect() as connection:
+    again = f"make report AS_OF={as_of}"
+    with steps.told_as("report", again), Database().connect() as connection:
+        try:
             month = read_month(connection, as_of)
-    except (ReportError, ManifestError, psycopg.errors.UndefinedTable) as error:
-        raise steps.StepError("report", str(error), "make build publish report") from error
-    except psycopg.OperationalError as error:
-        what = f"no connection to {steps.address()} ({error})"
-        raise steps.StepError("report", what, f"make up && make report AS_OF={as_of}") from error
+        except (ReportError, ManifestError, psycopg.errors.UndefinedTable) as error:
+            raise steps.StepError("report", str(error), "make build publish report") from error
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"report_{as_of}.html"
     file.write_text(page(month), encoding="utf-8")
@@ -167,16 +165,13 @@ def summary(month: Month) -> str:
     return "\n".join(lines)
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; 1 when there is nothing to report on."""
     parser = argparse.ArgumentParser(prog="python -m orchestration report", description=__doc__)
     parser.add_argument("--as-of", required=True, type=date.fromisoformat, help="2024-02-29")
     parser.add_argument("--out", type=Path, default=steps.PROCESSED, help="folder (data/processed)")
     options = parser.parse_args(arguments)
-    try:
-        file, month = report(options.as_of, options.out)
-    except steps.StepError as error:
-        print(error, file=sys.stderr)
-        return 1
+    file, month = report(options.as_of, options.out)
     steps.say(f"{summary(month)}\n  {file}")
     return 0

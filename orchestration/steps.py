@@ -21,8 +21,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-import psycopg
-
+from data import errors
 from data.database import Database
 
 if TYPE_CHECKING:
@@ -33,6 +32,9 @@ ROOT = Path(__file__).resolve().parent.parent
 DBT_PROJECT = ROOT / "dbt_project"
 FEATURE_REPO = ROOT / "feature_repo"
 PROCESSED = ROOT / "data" / "processed"  # training sets and reports
+
+
+FAILED = ("error", "fail", "runtime error")  # dbt's words
 
 
 class StepError(RuntimeError):
@@ -67,28 +69,27 @@ def _one_line(text: object, length: int = 800) -> str:
 
 
 @contextlib.contextmanager
-def _told_as(step: str, repair: str) -> Iterator[None]:
-    """Turn what can go wrong into a StepError; a lost connection is worth a retry, the rest is not.
+def told_as(step: str, repair: str) -> Iterator[None]:
+    """Turn what can go wrong into a StepError, which says whether a retry may help.
 
-    Bugs (TypeError and the like) keep their traceback: no command repairs those.
+    Bugs (KeyError and the like) keep their traceback: no command repairs those.
     """
     try:
         yield
-    except psycopg.OperationalError as error:
-        what = f"no connection to {address()} ({error})"
-        raise StepError(step, what, f"make up && {repair}", transient=True) from error
-    except (psycopg.Error, OSError, LookupError, ValueError) as error:
-        raise StepError(step, str(error), repair) from error
+    except StepError:
+        raise
     except Exception as error:
-        if not type(error).__module__.startswith(("data.", "feature_repo.", "feast.errors")):
+        told = errors.trouble(error)
+        if told.kind == "defect":
             raise
-        raise StepError(step, str(error), repair) from error
+        raise StepError(
+            step, str(told), _repaired(told, repair), transient=told.transient
+        ) from error
 
 
-def address() -> str:
-    """The database as host:port/name."""
-    settings = Database()
-    return f"{settings.host}:{settings.port}/{settings.database}"
+def _repaired(told: errors.Trouble | None, repair: str) -> str:
+    """The command to run next; where there is no database, after starting it."""
+    return f"make up && {repair}" if told and told.kind in ("down", "lost") else repair
 
 
 def ingest(folder: Path | str, *, show: Callable[[str], None] = say) -> LoadResult:
@@ -102,7 +103,7 @@ def ingest(folder: Path | str, *, show: Callable[[str], None] = say) -> LoadResu
     from data.load import load
 
     repair = f"make load DROP={folder}"
-    with _told_as("ingest", repair):
+    with told_as("ingest", repair):
         result = load(folder)
     show(str(result))
     return result
@@ -132,14 +133,20 @@ def build(*, show: Callable[[str], None] = say, **variables: object) -> BuildRes
         )  # fmt: skip
     nodes = getattr(outcome.result, "results", None)
     if not nodes:  # a selection or project without a node would count as success
-        reason = outcome.exception or "dbt ran nothing"
-        lost = "could not connect" in str(reason).lower() or "connection" in str(reason).lower()
-        repair = "make up && make build" if lost else "make build"
-        raise StepError("build", str(reason), repair, transient=lost)
+        reason = str(outcome.exception or "dbt ran nothing")
+        told = errors.of_text(reason)
+        again = bool(told and told.transient)
+        what = str(told or reason)
+        raise StepError("build", what, _repaired(told, "make build"), transient=again)
     statuses = Counter(str(node.status) for node in nodes)
     if not outcome.success:
         what = progress.verdict or _failures(nodes)
-        raise StepError("build", f"nothing was published: {what}", "make build")
+        # Of several failures the one that a retry does not help decides.
+        failed = [errors.of_text(str(n.message)) for n in nodes if str(n.status) in FAILED]
+        told = min(failed, key=lambda found: bool(found and found.transient), default=None)
+        again = bool(told and told.transient)
+        what = f"nothing was published: {what}"
+        raise StepError("build", what, _repaired(told, "make build"), transient=again)
     with Database().connect() as connection:
         row = connection.execute(
             "select known_at, rows_appended from ledger.publications where invocation_id = %s",
@@ -187,7 +194,7 @@ def _one_build_at_a_time(show: Callable[[str], None]) -> Iterator[None]:
 
     The lock is that of a session: it ends with this process, however that ends.
     """
-    with _told_as("build", "make build"), contextlib.ExitStack() as stack:
+    with told_as("build", "make build"), contextlib.ExitStack() as stack:
         lock = stack.enter_context(Database().connect(application_name="streamflow build lock"))
         lock.autocommit = True
         taken = lock.execute("select pg_try_advisory_lock(hashtext('streamflow build step'))")
@@ -198,7 +205,7 @@ def _one_build_at_a_time(show: Callable[[str], None]) -> Iterator[None]:
 
 
 def _failures(nodes: list[Any]) -> str:
-    failed = [node for node in nodes if str(node.status) in ("error", "fail", "runtime error")]
+    failed = [node for node in nodes if str(node.status) in FAILED]
     names = [f"{node.node.name} ({_one_line(node.message)})" for node in failed]
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"{len(names)} failed: {', '.join(names[:3])}{more}"
@@ -259,7 +266,7 @@ def apply() -> None:
     from feast.repo_config import load_repo_config
     from feast.repo_operations import apply_total
 
-    with _told_as("apply", "make build apply"), _inside_feature_repo():
+    with told_as("apply", "make build apply"), _inside_feature_repo():
         repo = Path.cwd()
         config = load_repo_config(repo, repo / "feature_store.yaml")
         apply_total(config, repo, skip_source_validation=False)
@@ -271,7 +278,7 @@ def publish(end_date: datetime | None = None, *, full: bool = False) -> None:
     With `full`, every row that is online is compared, and not only what was published since the
     last run: `feast materialize <long ago> <end_date>`. It repairs what something else changed.
     """
-    with _told_as("publish", "make publish"):
+    with told_as("publish", "make publish"):
         store = _store()
         if not store.list_feature_views():
             raise StepError("publish", "Feast knows no feature view yet", "make apply publish")
@@ -309,7 +316,7 @@ def audit() -> list[AuditResult]:
     from feature_repo.audit import audit as compare
 
     repair = "make publish FULL=1 && make audit"
-    with _told_as("audit", repair):
+    with told_as("audit", repair):
         results = compare()
     say(f"  online equals offline: {sum(result.compared for result in results):,} rows compared")
     return results
@@ -319,13 +326,19 @@ def training_set(as_of: Sequence[str], **options: Any) -> Any:
     """Write features and labels of the snapshots to data/processed; see orchestration.training."""
     from orchestration.training import write_training_set
 
-    with _told_as("training-set", f"make training-set AS_OF={','.join(as_of)}"):
+    with told_as("training-set", f"make training-set AS_OF={','.join(as_of)}"):
         return write_training_set(as_of, **options)
 
 
 def vector(user_id: str, service: str = "all_features") -> dict[str, Any]:
     """One user's online features by name, read through Feast."""
-    with _told_as("vector", "make apply publish"):
+    from data.check import show
+    from data.contract import USER, is_user_id
+
+    if not is_user_id(user_id):
+        what = f"{show(user_id)} is no user id: expected {USER.expected}"
+        raise StepError("vector", what, "make vector USER=<user id>")
+    with told_as("vector", "make apply publish"):
         store = _store()
         answer = store.get_online_features(
             features=store.get_feature_service(service), entity_rows=[{"user_id": user_id}]

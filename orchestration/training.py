@@ -30,6 +30,7 @@ from feast.infra.offline_stores.offline_store import RetrievalJob
 from psycopg import sql
 
 from data.database import Database
+from data.errors import command
 from feature_repo import arrow_copy, offline_store, point_in_time
 from feature_repo.entity_frame import UTC
 from feature_repo.feast_objects import feast_objects
@@ -332,6 +333,7 @@ def _counts(entities: pa.Table, table: pa.Table, instant: datetime) -> dict[str,
     }
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; 1 when the set cannot be made, with one line that says why."""
     parser = argparse.ArgumentParser(
@@ -348,11 +350,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=steps.PROCESSED, help="folder (data/processed)")
     parser.add_argument("--name", default="training_df", help="file name without ending")
     options = vars(parser.parse_args(arguments))
-    try:
-        print(steps.training_set([options.pop("as_of")], **options))
-    except steps.StepError as error:
-        print(error, file=sys.stderr)
-        return 1
+    print(steps.training_set([options.pop("as_of")], **options))
     return 0
 
 

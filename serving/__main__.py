@@ -7,14 +7,18 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 
 import uvicorn
 
+from data.database import Database
+from data.errors import command
 from serving.logs import set_up_logs
 from serving.settings import Settings, SettingsError
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run until SIGTERM or SIGINT; requests under way are answered first."""
     parser = argparse.ArgumentParser(prog="python -m serving", description=__doc__)
     parser.add_argument("--host", help="default 127.0.0.1; anything else needs an API key")
@@ -26,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = Settings()
         settings.check()
+        Database().conninfo(serving=True)  # refuses a default password elsewhere
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2

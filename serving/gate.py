@@ -8,14 +8,18 @@ import re
 import secrets
 import sys
 import time
+from collections.abc import MutableMapping
 from datetime import datetime, timezone
+from typing import Any
+from urllib.parse import quote
 
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from data.database import is_loopback
 from serving import metrics
 from serving.problems import Problem
-from serving.settings import Settings, is_loopback
+from serving.settings import Settings
 from serving.state import State
 
 log = logging.getLogger("serving.gate")
@@ -47,6 +51,10 @@ class Gate:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
+        method = scope["method"]
+        # A copy: the server's own scope has to keep what it received.
+        scope = {**scope, "method": "GET" if method == "HEAD" else method}
+        path = _below_root(scope)
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
         request_id = given.decode() if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
@@ -59,16 +67,18 @@ class Gate:
                 status = message["status"]
                 sent = message["headers"] = list(message.get("headers", ()))
                 sent += ((b"x-request-id", request_id.encode()), NOSNIFF)
-                if scope["path"] in PAGES:
+                if path in PAGES:
                     sent += PAGE_HEADERS
+            elif method == "HEAD":
+                message = {**message, "body": b""}
             await send(message)
 
         try:
             try:
-                key = self._authorise(scope, headers)
-                if scope["method"] not in ("GET", "HEAD"):
+                key = self._authorise(scope, path, headers)
+                if scope["method"] != "GET":
                     receive = self._limited(headers, receive)
-                await self._pass(scope, receive, send_with_id)
+                await self._pass(scope, path, receive, send_with_id)
             except Problem as problem:
                 if status:
                     raise
@@ -79,14 +89,13 @@ class Gate:
                 detail = "A defect; the log has it under this request id."
                 await answer(send_with_id, *Problem(500, "internal", detail).answer(request_id))
         finally:
-            self._note(scope, request_id, status, key, time.perf_counter() - started)
+            self._note(scope, method, request_id, status, key, time.perf_counter() - started)
 
-    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _pass(self, scope: Scope, path: str, receive: Receive, send: Send) -> None:
         """To the app, or for one user's features straight to their route.
 
         The way through FastAPI's middleware and router costs as much as answering.
         """
-        path = scope["path"]
         if scope["method"] == "GET" and path.startswith(FEATURES):
             user_id = path[len(FEATURES) :]
             if user_id and "/" not in user_id:
@@ -95,7 +104,7 @@ class Gate:
                 return
         await self._app(scope, receive, send)
 
-    def _authorise(self, scope: Scope, headers: dict[bytes, bytes]) -> str | None:
+    def _authorise(self, scope: Scope, path: str, headers: dict[bytes, bytes]) -> str | None:
         """The name of the caller's key; None where none is needed.
 
         Without a configured key, only this machine is served: the address the request came in on
@@ -103,7 +112,6 @@ class Gate:
         that a web page whose name resolves to 127.0.0.1 cannot read features in a browser.
         """
         keys = self._state.keys
-        path = scope["path"]
         if keys:
             if path in OPEN_PATHS or path.startswith(OPEN_FOLDER):
                 return None
@@ -170,10 +178,16 @@ class Gate:
         )
 
     def _note(
-        self, scope: Scope, request_id: str, status: int, key: str | None, seconds: float
+        self,
+        scope: Scope,
+        asked: str,
+        request_id: str,
+        status: int,
+        key: str | None,
+        seconds: float,
     ) -> None:
         route = getattr(scope.get("route"), "path", "none")
-        method = scope["method"] if status != 405 and route != "none" else "other"
+        method = asked if status != 405 and route != "none" else "other"
         series = self._children.get((route, method, status))
         if series is None:
             series = self._children[route, method, status] = (
@@ -195,6 +209,28 @@ class Gate:
                 + (f',"users":{users[0]},"unknown":{users[1]}' if users else "")
                 + "}\n"
             )
+
+
+def _below_root(scope: MutableMapping[str, Any]) -> str:
+    """The path as our routes know it: without the prefix that a proxy or `--root-path` adds.
+
+    Below /features it stays as it was sent, percent-encoded, here and in `scope`: an id may hold a
+    slash, and decoded nothing would tell it from the one that separates the parts of a path.
+    """
+    root: str = scope.get("root_path", "").rstrip("/")
+    path: str = scope["path"]
+    if root and (path == root or path.startswith(f"{root}/")):
+        path = path[len(root) :] or "/"
+    if path.startswith(FEATURES) and path != FEATURES:
+        sent: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
+        raw = sent.partition(b"?")[0].decode("utf-8", "surrogateescape")
+        encoded_root = quote(root)
+        if root and raw.startswith(f"{encoded_root}/"):
+            raw = raw[len(encoded_root) :]
+        if raw.startswith(FEATURES):
+            path = raw
+    scope["path"] = root + path
+    return path
 
 
 async def answer(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:

@@ -14,21 +14,29 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
+from pydantic import BeforeValidator
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute
 
+from data.contract import MAX_CHARACTERS
 from data.database import Database
 from serving import metrics, schemas
 from serving.gate import Gate
 from serving.logs import set_up_logs
 from serving.page_data import PageData, describe
 from serving.problems import KINDS, TITLES, Problem
-from serving.routes import Features, LeanRoute, ServiceName
+from serving.routes import Features, LeanRoute, ServiceName, decoded
 from serving.settings import Settings
 from serving.state import State
 
 STATIC = Path(__file__).parent / "static"
-UserIdPath = Annotated[str, PathParameter(pattern=schemas.USER_ID_PATTERN, examples=["7590-VHVEG"])]
+UserIdPath = Annotated[
+    str,
+    BeforeValidator(decoded),
+    PathParameter(
+        pattern=schemas.USER_ID_PATTERN, max_length=MAX_CHARACTERS, examples=["7590-VHVEG"]
+    ),
+]
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -108,8 +116,8 @@ def _add_operations(app: FastAPI, state: State) -> None:
 
     @app.get("/ready", tags=["operation"], responses=_problems(503))
     async def ready() -> schemas.Status:
-        """The registry is loaded and the online store answers."""
-        await state.read(None, ["-"])
+        """The registry is loaded and the online store answers; else, what is missing."""
+        await state.ready()
         return schemas.Status(status="ok")
 
     @app.get(
@@ -186,6 +194,8 @@ async def _http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
+        if "GET" in allowed and "HEAD" not in allowed:
+            allowed += ", HEAD"  # the gate's doing
         detail = f"This path does not take that method. Allowed: {allowed}."
         raise Problem(405, "wrong-method", detail, [(b"allow", allowed.encode())])
     raise Problem(404, "unknown-path", "There is nothing at this path. See /docs.")

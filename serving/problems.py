@@ -26,13 +26,21 @@ class Problem(Exception):  # noqa: N818 (the RFC's word)
     """An answer other than success.
 
     `kind` is stable and machine-readable (the last part of the type URI); `detail` is for people
-    and names the cause and, where there is one, the remedy.
+    and names the cause and, where there is one, the remedy. `log` is what only the log may say.
     """
 
     def __init__(
-        self, status: int, kind: str, detail: str, headers: Headers | None = None, **more: object
+        self,
+        status: int,
+        kind: str,
+        detail: str,
+        headers: Headers | None = None,
+        *,
+        log: str = "",
+        **more: object,
     ) -> None:
         super().__init__(detail)
+        self.log = log
         self.status, self.kind, self.detail, self.more = status, kind, detail, more
         self.headers = headers or []
         if status == 503:
@@ -68,6 +76,10 @@ KINDS = {
     "body-too-large": "the body is larger than one request may be",
     "body-too-slow": "the body did not arrive in time",
     "no-registry": "no feature registry was loaded yet",
+    "not-set-up": "the database has none of the project's schemas, or older ones",
+    "no-database": "the database server has no database of the configured name",
+    "login-refused": "the database does not let the API's role in",
+    "not-permitted": "the API's role may not read what it should serve",
     "store-unavailable": "the online store cannot be read at the moment",
     "store-mismatch": "the registry names a table or column that the online store lacks",
     "overloaded": "more reads are waiting than this process can answer in time",

@@ -6,18 +6,18 @@ and answering is done here. Measured: see docs/decisions/0041-lean-routes.md.
 
 from __future__ import annotations
 
-import re
 import time
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from typing import Annotated, Any, Literal
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote_to_bytes
 
 from fastapi import Path, Query, Request
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
 from starlette.types import Receive, Scope, Send
 
+from data.contract import MAX_CHARACTERS, USER, is_user_id
 from serving import metrics
 from serving.answers import Origin
 from serving.gate import answer
@@ -27,7 +27,6 @@ from serving.state import State
 
 Answer = tuple[int, Headers, bytes]
 
-USER_ID = re.compile(USER_ID_PATTERN.removesuffix("$") + r"\Z")
 PARAMETERS = {"service", "on_missing"}
 JSON: Headers = [(b"content-type", b"application/json")]
 # An answer belongs to the caller, and may be used again once the API has said it is current.
@@ -124,8 +123,9 @@ class Features:
         user_id: Annotated[
             str,
             Path(
-                description="Visible ASCII characters, no slash.",
+                description="Percent-encoded, so that an id may hold a slash.",
                 pattern=USER_ID_PATTERN,
+                max_length=MAX_CHARACTERS,
                 examples=["7590-VHVEG"],
             ),
         ],
@@ -142,7 +142,7 @@ class Features:
         Last-Modified; ask again with If-None-Match or If-Modified-Since to get a short 304 while
         nothing was published (a 304 does not renew `age_seconds`).
         """
-        check_user_id(user_id)
+        user_id = decoded(user_id)
         state = self._state
         started = time.perf_counter()
         answers, plan, rows = await state.read(service, (user_id,))
@@ -189,14 +189,23 @@ class Features:
         return 200, [*JSON, (b"cache-control", b"no-store")], body
 
 
-def check_user_id(user_id: str) -> None:
-    """Raise a 422 problem for what cannot be a user id."""
-    if not USER_ID.match(user_id):
-        raise Problem(
-            422,
-            "bad-parameter",
-            "A user id has 1 to 128 visible ASCII characters and no slash.",
-        )
+def decoded(segment: str) -> str:
+    """The user id that a part of a path stands for.
+
+    The gate hands paths below /features on as they were sent: decoded, an id with a slash would
+    be a path of two parts.
+
+    Raises:
+        Problem: 422, this cannot be a user id.
+    """
+    try:
+        user_id = unquote_to_bytes(segment).decode() if "%" in segment else segment
+        if is_user_id(user_id):
+            return user_id
+    except UnicodeError:
+        pass
+    detail = f"Expected {USER.expected}; in a path percent-encoded, as UTF-8."
+    raise Problem(422, "bad-parameter", detail)
 
 
 def _unknown(user_ids: list[str]) -> Problem:

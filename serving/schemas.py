@@ -10,10 +10,12 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from data.contract import MAX_CHARACTERS, USER
+
 MOST_IDS = 1000
-USER_ID_PATTERN = r"^[!-.0-~]{1,128}$"  # visible ASCII but the slash, which separates paths
+USER_ID_PATTERN = f"^(?:{USER.pattern})$"
 Value = float | int | str | bool | None
-UserId = Annotated[str, StringConstraints(pattern=USER_ID_PATTERN)]
+UserId = Annotated[str, StringConstraints(pattern=USER_ID_PATTERN, max_length=MAX_CHARACTERS)]
 
 
 class _Model(BaseModel):

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import os
-from functools import lru_cache
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from data.database import SettingsError, is_loopback
+
 LEAST_KEY_LENGTH = 16
-
-
-class SettingsError(ValueError):
-    """The API must not start like this; the text says why and what to change."""
 
 
 class Settings(BaseSettings):
@@ -27,7 +23,7 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     workers: int = Field(1, ge=1, le=64)
-    keys: str = ""  # comma-separated
+    keys: SecretStr = SecretStr("")  # comma-separated
     keys_file: Path | None = None  # one a line; read again at every refresh, so keys can rotate
     project: str = "streamflow"  # Feast's project
     service: str = "all_features"  # the feature service of a request that names none
@@ -63,10 +59,15 @@ class Keys:
     """The API keys in force, as digests. Falsy when none is configured."""
 
     def __init__(self, settings: Settings) -> None:
-        texts = settings.keys.split(",")
+        texts = settings.keys.get_secret_value().split(",")
         if settings.keys_file is not None:
             try:
-                lines = settings.keys_file.read_text().splitlines()
+                lines = settings.keys_file.read_text(encoding="utf-8").splitlines()
+            except UnicodeDecodeError as error:
+                raise SettingsError(
+                    f"STREAMFLOW_API_KEYS_FILE {settings.keys_file} is not UTF-8 (byte "
+                    f"{error.start + 1}): save it as plain text, one key a line"
+                ) from None
             except OSError as error:
                 reason = os.strerror(error.errno or 0)
                 raise SettingsError(
@@ -94,12 +95,3 @@ class Keys:
         digest = hashlib.sha256(presented).digest()
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
         return digest.hex()[:8] if any(matches) else None
-
-
-@lru_cache(maxsize=256)  # asked for every request, about the same few names
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address means this machine alone."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import psycopg
 from feast.repo_config import RepoConfig, load_repo_config
-from psycopg import sql
 
 from data.database import Database
 from serving.answers import Answers, micros
 from serving.catalogue import Catalogue, Row, Service, read_catalogue
 from serving.feast_store import FeastStore
 from serving.problems import Problem
+from serving.reach import Reach
 from serving.settings import Keys, Settings, SettingsError
 from serving.store import Link, MismatchError, PostgresStore, Store, end
 
@@ -39,10 +39,11 @@ class State:
         self.feast: RepoConfig = load_repo_config(REPO, yaml)
         self.registry_name = str(self.feast.registry.path)
         self.own_store = self.feast.online_config.get("type") == OWN_STORE
+        self.reach = Reach(database)
         self.answers: Answers | None = None
+        self.trouble: Problem | None = None  # why the last reload failed
         self.invocations: dict[int, str | None] = {}  # known_at -> dbt invocation id
-        self.newest: dict[str, int] = {}  # view -> newest as_of online
-        self.users = 0  # in the largest view
+        self.newest: dict[str, int] = {}  # view -> as_of that is online, by the ledger
         self.marker: tuple[object, ...] = ()  # changes when the online tables do
         self.refreshed = 0.0
         self._reloading: asyncio.Task[None] | None = None
@@ -53,12 +54,12 @@ class State:
         settings = self.settings
         limits = (settings.connections, settings.waiting, settings.timeout)
         self.store: Store = (
-            PostgresStore(self.database, *limits)
+            PostgresStore(self.database, self.reach, *limits)
             if self.own_store
             else FeastStore(self.feast, *limits)
         )
-        self.link = Link(self.database, 2.0, "registry")
-        self.page_link = Link(self.database, PAGE_TIMEOUT, "page")
+        self.link = Link(self.database, self.reach, 2.0, "registry")
+        self.page_link = Link(self.database, self.reach, PAGE_TIMEOUT, "page")
         await self.store.start()
         with contextlib.suppress(Problem):
             await self.reload()
@@ -77,12 +78,25 @@ class State:
         return self.answers.catalogue if self.answers else None
 
     def loaded(self) -> Answers:
-        """What makes answers. Raises a 503 problem before a registry was loaded."""
+        """What makes answers. Raises a 503 problem before a registry was loaded: why it was not."""
         if self.answers is None:
-            raise Problem(
-                503, "no-registry", "No feature registry was found yet. Make it with: feast apply"
-            )
+            raise self.trouble or no_registry()
         return self.answers
+
+    async def ready(self) -> None:
+        """Whether the default service can be served.
+
+        Raises:
+            Problem: 503, with a kind and detail that tell what is missing, or out of reach.
+        """
+        try:
+            await self.read(None, ["-"])
+        except Problem as problem:
+            if problem.kind == "unknown-service":
+                raise Problem(503, problem.kind, problem.detail) from None
+            if problem.kind == "store-unavailable" and self.own_store and not self.store.up:
+                raise self.reach.problem() from None
+            raise
 
     def service(self, name: str | None) -> tuple[Answers, Service]:
         """The feature service of that name, or the default one.
@@ -121,7 +135,9 @@ class State:
         answers, service = self.service(name)
         try:
             return answers, service, await self.store.read(service, user_ids)
-        except MismatchError:
+        except MismatchError as mismatch:
+            if isinstance(mismatch.error, psycopg.errors.InsufficientPrivilege):
+                raise self._problem(mismatch.error) or mismatch from None
             raise Problem(
                 503,
                 "store-mismatch",
@@ -147,26 +163,50 @@ class State:
         try:
             await self._load_registry()
             await self._load_ledger()
-        except psycopg.OperationalError:
-            raise Problem(503, "store-unavailable", "The database cannot be read.") from None
-        except psycopg.Error as error:
-            log.error("registry or ledger not readable: %s", error)
-            raise Problem(
-                503, "no-registry", "The database is not set up. Do it with: make up, feast apply"
-            ) from None
+        except Exception as error:
+            problem = error if isinstance(error, Problem) else self._problem(error)
+            if problem is None:
+                raise
+            # What cannot be reached is said by `reach`, and a state that lasts is said once.
+            told = self.trouble is not None and self.trouble.detail == problem.detail
+            if not told and self.reach.why is None:
+                log.warning("registry or ledger not read: %s", problem.log or problem.detail)
+            self.trouble = problem
+            raise problem from None
+        if self.trouble is not None:
+            log.info("registry and ledger are read again")
+        self.trouble = None
         self.refreshed = time.time()
+
+    def _problem(self, error: Exception) -> Problem | None:
+        """What a failed query says about the database; None: a defect of ours."""
+        said = str(error).partition("\n")[0]
+        if isinstance(error, psycopg.errors.InsufficientPrivilege):
+            detail = "The API's role may not read what is served. Give it the right with: make up"
+            return Problem(503, "not-permitted", detail, log=said)
+        if isinstance(error, psycopg.OperationalError):
+            return self.reach.problem()
+        if isinstance(error, psycopg.Error):
+            detail = "The database is not set up as this version needs it. Do it with: make up"
+            return Problem(503, "not-set-up", detail, log=said)
+        return None
 
     async def _load_registry(self) -> None:
         have = self.catalogue.version if self.catalogue else -1
-        rows = await self.link.fetch(
-            "select version, case when version <> %s then blob end "
-            "from online.registry where name = %s",
-            [have, self.registry_name],
-        )
-        if not rows:
-            raise Problem(
-                503, "no-registry", "No feature registry was found yet. Make it with: feast apply"
+        try:
+            rows = await self.link.fetch(
+                "select version, case when version <> %s then blob end "
+                "from online.registry where name = %s",
+                [have, self.registry_name],
             )
+        except psycopg.errors.UndefinedTable:
+            [(schema,)] = await self.link.fetch("select to_regnamespace('online')::text")
+            if schema is None:
+                detail = "The database is not set up. Do it with: make up, then feast apply"
+                raise Problem(503, "not-set-up", detail) from None
+            raise no_registry() from None
+        if not rows:
+            raise no_registry()
         version, blob = rows[0]
         if blob is None:
             return
@@ -192,26 +232,22 @@ class State:
         marker = (self.catalogue.version if self.catalogue else None, newest)
         if marker == self.marker or not self.own_store or not self.catalogue:
             return
-        ages: dict[str, int] = {}
-        most = 0
+        # Asking the tables themselves takes as long as they are large.
+        rows = await self.link.fetch(
+            "select distinct on (view_name) view_name, as_of from ledger.materializations "
+            "where store = 'postgres' order by view_name, materialization_id desc"
+        )
         views = {v.name for s in self.catalogue.services.values() for v in s.views}
-        for view in sorted(views):
-            query = sql.SQL("select max(as_of), count(*) from {}").format(
-                sql.Identifier("online", view)
-            )
-            [(as_of, users)] = await self.link.fetch(query)
-            most = max(most, users)
-            if as_of is not None:
-                ages[view] = micros(as_of)
-        self.newest, self.users, self.marker = ages, most, marker
+        self.newest = {view: micros(as_of) for view, as_of in rows if as_of and view in views}
+        self.marker = marker
 
     async def _refresh(self) -> None:
         while True:
             await asyncio.sleep(self.settings.refresh)
             try:
                 await self.reload()
-            except Problem as problem:
-                log.debug("not refreshed: %s", problem.detail)
+            except Problem:
+                pass  # said when it began
             except Exception:  # a defect here must not end the refreshing
                 log.exception("refresh failed")
 
@@ -223,3 +259,9 @@ class State:
         # Rows written past the pipeline (a push) have no publication; don't look again and again.
         for known_at in answers.forget():
             self.invocations.setdefault(known_at, None)
+
+
+def no_registry() -> Problem:
+    """The answer before the first `feast apply`."""
+    detail = "No feature registry was found yet. Make it with: feast apply"
+    return Problem(503, "no-registry", detail)

@@ -23,6 +23,7 @@ from psycopg.types.numeric import Int8BinaryLoader
 from data.database import Database
 from serving.catalogue import Row, Service
 from serving.problems import Problem
+from serving.reach import Reach
 
 log = logging.getLogger("serving.store")
 
@@ -61,6 +62,10 @@ class Store(Protocol):
 class MismatchError(Exception):
     """The store does not have what the registry says. The text is the store's own."""
 
+    def __init__(self, error: psycopg.Error) -> None:
+        super().__init__(str(error))
+        self.error = error
+
 
 def unavailable() -> Problem:
     """The answer while the store cannot be read."""
@@ -77,7 +82,10 @@ class _Read:
 class PostgresStore:
     """The project's online store: typed rows in schema `online`, read as the serving role."""
 
-    def __init__(self, database: Database, connections: int, waiting: int, timeout: float) -> None:
+    def __init__(
+        self, database: Database, reach: Reach, connections: int, waiting: int, timeout: float
+    ) -> None:
+        self._reach = reach
         self._conninfo = database.conninfo(
             serving=True,
             application_name="streamflow-serving",
@@ -126,10 +134,11 @@ class PostgresStore:
             except (psycopg.Error, OSError, asyncio.TimeoutError) as error:
                 if not self._connected:
                     self._fail_waiting()
-                log.debug("no connection: %s", type(error).__name__)
+                self._reach.failed(error)
                 await asyncio.sleep(RECONNECT_EVERY)
                 continue
             self._connected += 1
+            self._reach.works()
             self._first.set()
             log.info("connected to the online store")
             try:
@@ -181,7 +190,7 @@ class PostgresStore:
             raise
         except psycopg.Error as error:
             for read in reads:
-                _fail(read.future, MismatchError(str(error)))
+                _fail(read.future, MismatchError(error))
             # A statement prepared before a column changed its type would fail for ever.
             await connection.execute("deallocate all")
             return
@@ -251,7 +260,8 @@ def _cut(connection: psycopg.AsyncConnection) -> None:
 class Link:
     """One connection for occasional queries, made again when it broke. One query at a time."""
 
-    def __init__(self, database: Database, timeout: float, name: str) -> None:
+    def __init__(self, database: Database, reach: Reach, timeout: float, name: str) -> None:
+        self._reach = reach
         self._conninfo = database.conninfo(
             serving=True,
             application_name=f"streamflow-serving-{name}",
@@ -283,8 +293,10 @@ class Link:
                 self._connection = await asyncio.wait_for(
                     psycopg.AsyncConnection.connect(self._conninfo, autocommit=True), 0.9
                 )
-            except (OSError, asyncio.TimeoutError):
+            except (psycopg.Error, OSError, asyncio.TimeoutError) as error:
+                self._reach.failed(error)
                 raise psycopg.OperationalError("no connection") from None
+            self._reach.works()
         watchdog = asyncio.get_running_loop().call_later(
             self._timeout + 0.2, _cut, self._connection
         )

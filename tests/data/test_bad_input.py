@@ -21,6 +21,10 @@ from data.load import load
 from data.read import SuspectError, fast_rows, read_header, scan, slow_rows
 from tests.data.drops import HEADERS, USERS, everything
 
+USER = (
+    "expected a user id of 1 to 200 characters, no spaces around it, no control characters, "
+    "not . or .."
+)
 TEXT = "expected a text of 1 to 200 characters, no spaces around it, no control characters"
 INSTANT = (
     "expected an instant that exists, such as 2024-01-31T18:03:59.123456Z (no offset means UTC)"
@@ -64,7 +68,7 @@ BAD: dict[str, tuple[dict[str, object], list[str]]] = {
             f"  line 2, churn_label: 'maybe'; {TRUTH}",
             f"  line 3, churn_label: '1'; {TRUTH}",
             f"  line 4, churn_label: empty; {TRUTH}",
-            f"  line 4, user_id: 'a '; {TEXT}",
+            f"  line 4, user_id: 'a '; {USER}",
         ],
     ),
     "user twice": (
@@ -229,7 +233,7 @@ BAD: dict[str, tuple[dict[str, object], list[str]]] = {
         {"labels": ["a" * 201 + ",true"]},
         [
             "labels.csv: 1 error",
-            f"  line 2, user_id: '{'a' * 60}'... (201 characters); {TEXT}",
+            f"  line 2, user_id: '{'a' * 60}'... (201 characters); {USER}",
         ],
     ),
     "a huge line": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -40,6 +41,29 @@ def test_a_missing_argument_is_asked_for(target: str, missing: str) -> None:
     status, text = make("-o", ".venv/.runtime", target, USER="root")
     assert status == 2
     assert f"Say which: make {target} {missing}" in text
+
+
+def test_an_environments_own_variables_are_not_options() -> None:
+    """PORT, END, TO and USERS are set in many an environment, and mean something else there."""
+    names = (
+        "USERS MONTHS SEED GRAIN TO DROP RECOMPUTE END FULL AS_OF KNOWN_AT SERVICE USER PORT ARGS"
+    )
+    foreign = dict.fromkeys([*names.split(), "DEBUG", "UPGRADE", "PYTHON"], "/foreign")
+    for target in ("generate", "build", "publish", "pipeline", "dagster", "test", "lock"):
+        status, text = make("-n", "-o", ".venv/.dev", "-o", ".venv/.runtime", target, **foreign)
+        assert status == 0
+        assert "/foreign" not in text, target
+        assert "--debug" not in text
+
+
+def test_a_value_reaches_the_command_as_it_was_typed() -> None:
+    """A user's id may hold quotes, spaces and dollars."""
+    typed = 'it\'s $5 / `id` "x"'
+    _, text = make("-n", "-o", ".venv/.runtime", "vector", f"USER={typed}", "DEBUG=1")
+    line = text.splitlines()[-1]
+    assert shlex.split(line)[1:] == ["-m", "orchestration", "--debug", "vector", "--", typed]
+    _, text = make("-n", "-o", ".venv/.dev", "dagster", "PORT=3001")
+    assert shlex.split(text.splitlines()[-1])[-2:] == ["--port", "3001"]
 
 
 def test_without_a_fitting_python_it_says_which_it_needs(tmp_path: Path) -> None:

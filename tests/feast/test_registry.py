@@ -108,7 +108,7 @@ def test_a_server_that_is_not_there_is_named(monkeypatch, database, free_port):
     from feature_repo.connections import DatabaseUnreachable
 
     port = free_port()
-    wanted = rf":{port} does not answer\. Start it with `make up`"
+    wanted = rf":{port} does not answer \(Connection refused\)\. Start it with `make up`"
     with monkeypatch.context() as elsewhere:
         elsewhere.setenv("STREAMFLOW_PG_PORT", str(port))
         with pytest.raises(DatabaseUnreachable, match=wanted):

@@ -129,5 +129,5 @@ def test_the_code_version_is_the_commit(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 def test_a_bug_keeps_its_traceback() -> None:
-    with pytest.raises(TypeError), steps._told_as("build", "make build"):
+    with pytest.raises(TypeError), steps.told_as("build", "make build"):
         raise TypeError("no command repairs this")

@@ -144,6 +144,7 @@ def fill(database: Database, users: int = 200) -> None:
             with connection.cursor().copy(f"copy online.{table} from stdin") as copy:
                 for row in rows:
                     copy.write_row(row)
+            connection.execute(f"analyze online.{table}")
         connection.execute(
             "insert into ledger.builds (known_at, invocation_id, status, load_from, load_to, "
             "recompute) values (%s, %s, 'published', 0, 1, false)",
@@ -155,6 +156,13 @@ def fill(database: Database, users: int = 200) -> None:
             "values (%s, %s, 'test', 1, 'drops', '{}', '{}', 1)",
             [KNOWN_AT, INVOCATION],
         )
+        for table, as_of in (("plan", AS_OF), ("watch", AS_OF), ("fresh", now)):
+            connection.execute(
+                "insert into ledger.materializations (view_name, as_of, publication, end_date, "
+                "columns, considered, changed, unchanged, removed, seconds) "
+                "values (%s, %s, %s, %s, '{}', 1, 1, 0, 0, 0)",
+                [f"{table}_features", as_of, KNOWN_AT, now],
+            )
         connection.execute(
             "insert into published.plan_features_latest "
             "select '7590-VHVEG', %s::timestamptz - n * interval '31 days', %s, false, "

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta, timezone
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
-from data.contract import MAX_CHARACTERS, TABLES, Column, Table
+from data.contract import MAX_CHARACTERS, NO_ID, Column
 
 SHOWN = 20
 """How many errors of one file are written out; the others are counted."""
@@ -36,6 +35,7 @@ class Report:
     file: str
     problems: list[Problem] = field(default_factory=list)
     count: int = 0
+    keep: int = SHOWN  # how many of them
 
     def add(self, line: int, column: str, text: str) -> None:
         """Note one error; kept when it is among the first `SHOWN`."""
@@ -44,7 +44,7 @@ class Report:
     def extend(self, problems: list[Problem], count: int) -> None:
         """Note `count` errors, of which `problems` are the first ones."""
         self.count += count
-        self.problems = sorted([*self.problems, *problems])[:SHOWN]
+        self.problems = sorted([*self.problems, *problems])[: self.keep]
 
     def __str__(self) -> str:
         lines = [f"{self.file}: {self.count} error{'s' if self.count > 1 else ''}"]
@@ -70,54 +70,6 @@ class DropError(ValueError):
         )
 
 
-@dataclass(frozen=True)
-class Drop:
-    """A folder that is a drop: its date and its files."""
-
-    folder: Path
-    day: date
-    files: dict[str, Path]  # table name -> file
-
-    @property
-    def as_of(self) -> datetime:
-        """The instant the drop describes: midnight UTC of its date."""
-        return datetime(self.day.year, self.day.month, self.day.day, tzinfo=timezone.utc)
-
-
-def find_drop(folder: Path | str, tables: tuple[Table, ...] = TABLES) -> Drop:
-    """The drop in `folder`, whose name is its date.
-
-    Raises:
-        DropError: the folder is missing, its name is no date, or it holds what is not in the
-            contract. Hidden files (.DS_Store) are passed over.
-    """
-    path = Path(os.path.abspath(folder))
-    report = Report("the folder")
-    day = to_date(path.name)
-    known = {table.file: table.name for table in tables}
-    files: dict[str, Path] = {}
-    if not path.is_dir():
-        report.add(0, "", "there is no such folder" if not path.exists() else "is not a folder")
-    else:
-        for entry in sorted(path.iterdir()):
-            if entry.name.startswith("."):
-                continue
-            if entry.name in known and entry.is_file():
-                files[known[entry.name]] = entry
-            else:
-                text = f"{show(entry.name)} is not a file of a drop; expected {', '.join(known)}"
-                report.add(0, "", text)
-        if not files and not report.count:
-            report.add(0, "", f"is empty; expected at least one of {', '.join(known)}")
-    if day is None:
-        report.add(
-            0, "", f"its name {show(path.name)} is no date; expected YYYY-MM-DD, such as 2024-01-31"
-        )
-    if report.count or day is None:
-        raise DropError(folder, [report])
-    return Drop(path, day, {t.name: files[t.name] for t in tables if t.name in files})
-
-
 def order_problems(header: list[Column], cells: list[str | None], line: int) -> Iterator[Problem]:
     """Instants of one row that come in the wrong order."""
     values = {column.name: cell for column, cell in zip(header, cells, strict=True)}
@@ -136,6 +88,8 @@ def cell_problem(column: Column, text: str, day: date) -> str | None:
         return f"empty; expected {column.expected}"
     if any("\udc80" <= character <= "\udcff" for character in text):
         return f"{show(text)} is not UTF-8"
+    if column.is_id and text.casefold() in NO_ID:
+        return f"{show(text)} says that there is none; expected {column.expected}"
     right = len(text) <= MAX_CHARACTERS and bool(re.fullmatch(column.type.pattern, text))
     if right and column.type.name == "date":
         value = to_date(text)

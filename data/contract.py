@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+NO_ID = ("null", "nan", "none", "n/a", "<na>")
+"""What tools write for an id that is missing; in any case."""
 MAX_CHARACTERS = 200
 """Longest value of any cell; longer ones are taken for damage."""
 
@@ -48,6 +50,7 @@ USER = Type(
     f"a user id of 1 to {MAX_CHARACTERS} characters, no spaces around it, no control characters, "
     "not . or ..",
 )
+ID = Type("id", "text", TEXT.pattern, TEXT.expected)
 BOOLEAN = Type(
     "boolean", "boolean", "[Tt]rue|TRUE|[Ff]alse|FALSE", "true or false (any of True, true, TRUE)"
 )
@@ -75,18 +78,30 @@ def is_user_id(text: str) -> bool:
     # A lone surrogate is what is left of a byte that was not UTF-8.
     return (
         len(text) <= MAX_CHARACTERS
+        and text.casefold() not in NO_ID
         and _USER_ID.fullmatch(text) is not None
         and (text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text))
     )
 
 
-def decimal(scale: int) -> Type:
-    """An exact number >= 0 with at most `scale` decimals."""
+def decimal(scale: int, digits: int = 15) -> Type:
+    """An exact number >= 0 with at most `digits` digits before the point and `scale` after it."""
     return Type(
         f"decimal({scale})",
-        f"numeric({8 + scale},{scale})",
-        rf"[0-9]{{1,8}}(?:\.[0-9]{{1,{scale}}})?",
+        f"numeric({digits + scale},{scale})",
+        rf"[0-9]{{1,{digits}}}(?:\.[0-9]{{1,{scale}}})?",
         f"a number >= 0 with at most {scale} decimals",
+    )
+
+
+def amount(scale: int, digits: int = 15) -> Type:
+    """As decimal, of either sign: what goes back is negative."""
+    exact = decimal(scale, digits)
+    return Type(
+        f"amount({scale})",
+        exact.sql,
+        f"-?{exact.pattern}",
+        f"a number with at most {scale} decimals, negative for a refund",
     )
 
 
@@ -106,6 +121,16 @@ class Column:
     nullable: bool = False  # an empty cell means NULL: unknown or not applicable
     optional: bool = False  # an add-on: the file may lack the column
     not_before: str = ""  # another column of the row that must not lie after this one
+
+    @property
+    def is_id(self) -> bool:
+        """Whether it names a user or an event."""
+        return self.type.name in ("user id", "id")
+
+    @property
+    def may_be_absent(self) -> bool:
+        """Whether a file may lack the column: then all its values are unknown."""
+        return self.nullable or self.optional
 
     @property
     def expected(self) -> str:
@@ -278,11 +303,11 @@ USAGE = Table(
     "event",
     "Viewing sessions.",
     (
-        Column("session_id", TEXT, "the session"),
+        Column("session_id", ID, "the session"),
         USER_ID,
         Column("started_at", INSTANT, "when it began", "UTC"),
         Column("device_id", TEXT, "the device; empty when not told", nullable=True),
-        Column("watch_minutes", decimal(4), "time watched", "minutes"),
+        Column("watch_minutes", decimal(4, digits=8), "time watched", "minutes"),
         Column("skips", COUNT, "skips; empty when not told", "skips", nullable=True),
         Column("rebuffer_events", COUNT, "stalls; empty when not told", "stalls", nullable=True),
     ),
@@ -292,10 +317,10 @@ PAYMENTS = Table(
     "event",
     "Attempts to charge a user.",
     (
-        Column("payment_id", TEXT, "the attempt"),
+        Column("payment_id", ID, "the attempt"),
         USER_ID,
         Column("attempted_at", INSTANT, "when it was made", "UTC"),
-        Column("amount", decimal(2), "what was charged", "dollars"),
+        Column("amount", amount(2), "what was charged; negative: paid back", "dollars"),
         Column("status", choice("succeeded", "failed"), "how it ended"),
     ),
 )
@@ -304,7 +329,7 @@ SUPPORT = Table(
     "event",
     "Support tickets and complaints.",
     (
-        Column("ticket_id", TEXT, "the ticket"),
+        Column("ticket_id", ID, "the ticket"),
         USER_ID,
         Column("opened_at", INSTANT, "when it was opened", "UTC"),
         Column(

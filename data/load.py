@@ -14,9 +14,10 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from data.check import Drop, DropError, find_drop
+from data.check import DropError, show
 from data.contract import TABLES, Table
 from data.database import Database
+from data.drop import Drop, find_drop
 from data.stage import Staged, check_rows, stage
 
 LOAD_LOCK = 7_301_002  # advisory lock: loads commit in the order of their load_id
@@ -88,9 +89,13 @@ def load(
     if not dry_run:
         _analyze(settings, [n for n in merge.changed if results[n].added >= ANALYZE_FROM])
     warnings = [
-        f"{staged.table.file}: the last line has no line end; is the file complete?"
+        f"{staged.report.file}: the last line has no line end; is the file complete?"
         for staged in files
         if not staged.complete
+    ] + [
+        f"{staged.report.file}: ignored {', '.join(map(show, staged.ignored))}"
+        for staged in files
+        if staged.ignored
     ]
     return LoadResult(drop, load_id if merge.changed else None, results, warnings)
 

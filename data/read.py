@@ -9,23 +9,38 @@ ever accept less.
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
 
 from data.check import Report, cell_problem, order_problems, show
-from data.contract import MAX_CHARACTERS, Column, Table
+from data.contract import MAX_CHARACTERS, NO_ID, Column
+from data.layout import (
+    LONGEST_LINE,
+    TEMPLATE,
+    Layout,
+    Place,
+    csv_problem,
+    open_bytes,
+    physical_lines,
+    plain,
+)
+from data.mapping import ConvertError
 
-LONGEST_LINE = 1 << 20
 BLOCK = 1 << 20
+ROWS_OF_PARQUET = 10_000
 
 
 class SuspectError(Exception):
@@ -42,10 +57,18 @@ class Scan:
     ends_with_newline: bool
 
 
-def scan(path: Path) -> Scan:
-    """Read the file once, as bytes."""
+def scan(path: Path, report: Report) -> Scan:
+    """Read the file once, as bytes; notes a .gz that is none or was cut off."""
+    try:
+        return _scan(path)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        report.add(0, "", f"is no whole gzip file: {error}")
+        return Scan("", 0, False, True)
+
+
+def _scan(path: Path) -> Scan:
     digest, size, plain, last = hashlib.sha256(), 0, True, b""
-    with path.open("rb") as file:
+    with open_bytes(path) as file:
         header = file.readline(LONGEST_LINE)
         digest.update(header)
         size, last = len(header), header[-1:]
@@ -57,51 +80,8 @@ def scan(path: Path) -> Scan:
                 joined = last + block
                 plain = joined.count(b"\r") - joined.endswith(b"\r") == joined.count(b"\r\n")
             last = block[-1:]
-    return Scan(digest.hexdigest(), size, plain and last != b"\r", last == b"\n")
-
-
-def read_header(path: Path, table: Table, report: Report) -> list[Column]:
-    """The columns in the file's order; notes what is wrong with the header (then do not go on)."""
-    with path.open("rb") as file:
-        # Before csv sees it: the one of Python 3.10 stops at the NULs of a file in UTF-16.
-        first = next(physical_lines(file), "").rstrip("\r\n")
-        if any("\udc80" <= character <= "\udcff" for character in first):
-            report.add(1, "", f"the header is not UTF-8: {show(first)}")
-            return []
-        file.seek(0)
-        try:
-            names = next(csv.reader(physical_lines(file), strict=True), [])
-        except csv.Error as error:
-            report.add(1, "", _csv_problem(error))
-            return []
-    if path.stat().st_size == 0:
-        report.add(0, "", "the file is empty; expected at least a header")
-        return []
-    known = {column.name: column for column in table.columns}
-    for name in dict.fromkeys(names):
-        if name not in known:
-            text = f"unknown column {show(name)}; expected {', '.join(known)}"
-            report.add(1, "", text)
-        elif names.count(name) > 1:
-            report.add(1, name, "the column is there twice")
-    for column in table.columns:
-        if column.name not in names and not column.optional:
-            report.add(1, column.name, "the column is missing")
-    return [known[name] for name in names if name in known]
-
-
-def physical_lines(file: BinaryIO) -> Iterator[str]:
-    """Lines split at line feeds only, without byte order mark; bytes that are not UTF-8 survive.
-
-    Such a byte comes as a lone surrogate. An overlong line is cut, which makes it an error.
-    """
-    start = b"\xef\xbb\xbf"
-    while line := file.readline(LONGEST_LINE):
-        rest = line
-        while not rest.endswith(b"\n") and (rest := file.readline(LONGEST_LINE)):
-            pass
-        yield line.removeprefix(start).decode("utf-8", "surrogateescape")
-        start = b"\x00not at the start"
+    ends = last == b"\n" or path.suffix == ".parquet"
+    return Scan(digest.hexdigest(), size, plain and last != b"\r", ends)
 
 
 def fast_rows(path: Path, header: list[Column], day: date) -> Iterator[bytes]:
@@ -148,6 +128,10 @@ def _require_sound(batch: pa.RecordBatch, header: list[Column], day: date) -> No
             raise SuspectError(column.name)
         if (pc.max(pc.utf8_length(cells)).as_py() or 0) > MAX_CHARACTERS:
             raise SuspectError(column.name)
+        if column.is_id:
+            none = pc.is_in(pc.utf8_lower(cells), value_set=pa.array(NO_ID))
+            if pc.any(none, min_count=0).as_py():
+                raise SuspectError(column.name)
         if column.type.name == "date":
             latest = pc.max(cells.cast(pa.date32())).as_py()
             if latest and latest > day:
@@ -168,50 +152,89 @@ def _require_sound(batch: pa.RecordBatch, header: list[Column], day: date) -> No
                 raise SuspectError(column.name)
 
 
-def slow_rows(
-    path: Path, header: list[Column], day: date, report: Report
-) -> Iterator[list[str | None]]:
-    """Rows as a line number and the cells in the order of `header`; wrong cells come as None.
+def slow_rows(path: Path, layout: Layout, day: date, report: Report) -> Iterator[list[str | None]]:
+    """Rows as a line number and the cells of `layout.columns`; wrong cells come as None.
 
-    A row spanning several lines has the number of its first one. Lines that do not have the
-    header's number of cells are only reported.
+    A row spanning several lines has the number of its first one; a row of a Parquet file its place
+    plus one, as if it had a header. Lines that do not have the header's number of cells are only
+    reported.
     """
-    with path.open("rb") as file:
-        reader = csv.reader(physical_lines(file), strict=True)
+    rows = _parquet_rows(path) if path.suffix == ".parquet" else _csv_rows(path, layout, report)
+    for line, cells in rows:
+        row: list[str | None] = [str(line)]
+        for place in layout.places:
+            try:
+                text = _cell(place, cells, layout.names, line)
+                wrong = cell_problem(place.column, text, day)
+                if wrong and place.index >= 0 and text != cells[place.index]:
+                    wrong += f", from {show(cells[place.index])}"
+            except ConvertError as error:
+                text, wrong = "", f"{show(cells[place.index])}; expected {error}"
+            if wrong:
+                report.add(line, place.label, wrong)
+            row.append(None if wrong or not text else text)
+        for problem in order_problems(layout.columns, row[1:], line):
+            report.add(problem.line, problem.column, problem.text)
+        yield row
+
+
+def _cell(place: Place, cells: list[str], names: list[str], line: int) -> str:
+    """The text of a column in a row, in the contract's form where it can be; ConvertError."""
+    if place.index >= 0:
+        text = cells[place.index]
+    else:
+        values = {plain(name): cell for name, cell in zip(names, cells, strict=True)}
+        values["line"] = str(line)
+        text = TEMPLATE.sub(lambda part: values[plain(part[1])], place.template)
+    return place.convert(text) if place.convert else text
+
+
+def _csv_rows(path: Path, layout: Layout, report: Report) -> Iterator[tuple[int, list[str]]]:
+    with open_bytes(path) as file:
+        reader = csv.reader(physical_lines(file), strict=True, delimiter=layout.separator)
         next(reader, None)
         while True:
             line = reader.line_num + 1
             try:
                 cells = next(reader, None)
             except csv.Error as error:
-                report.add(line, "", _csv_problem(error))
+                report.add(line, "", csv_problem(error))
                 continue
             if cells is None:
                 return
-            if len(cells) != len(header):
+            if len(cells) != len(layout.names):
                 why = "the line is empty" if not cells else "is the line cut off?"
-                if len(cells) > len(header):
-                    why = "is a comma not quoted?"
-                report.add(line, "", f"{len(cells)} cells, expected {len(header)}; {why}")
+                if len(cells) > len(layout.names):
+                    why = "is a separator not quoted?"
+                    if layout.separator == ",":
+                        why = "is a comma not quoted?"
+                report.add(line, "", f"{len(cells)} cells, expected {len(layout.names)}; {why}")
                 continue
-            row: list[str | None] = [str(line)]
-            for column, text in zip(header, cells, strict=True):
-                wrong = cell_problem(column, text, day)
-                if wrong:
-                    report.add(line, column.name, wrong)
-                row.append(None if wrong or not text else text)
-            for problem in order_problems(header, row[1:], line):
-                report.add(problem.line, problem.column, problem.text)
-            yield row
+            yield line, cells
 
 
-def _csv_problem(error: csv.Error) -> str:
-    """The parser's complaint in words that do not change with Python's version."""
-    problems = {
-        "unexpected end": "a quote is opened and never closed",
-        "expected after": "text follows a closing quote; expected a comma or the line's end",
-        "new-line": "a carriage return stands alone; expected lines to end in a line feed",
-        "field limit": "a cell has more than 131072 characters",
-        "NUL": "a NUL character",
-    }
-    return next((text for part, text in problems.items() if part in str(error)), str(error))
+def _parquet_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    line = 2
+    for batch in pq.ParquetFile(path).iter_batches(batch_size=ROWS_OF_PARQUET):
+        columns = [[_written(value) for value in column.to_pylist()] for column in batch.columns]
+        for cells in zip(*columns, strict=True):
+            yield line, list(cells)
+            line += 1
+
+
+def _written(value: Any) -> str:
+    """A value of a Parquet file as a CSV in the contract's form has it."""
+    if value is None or value != value:  # NaN
+        return ""
+    if isinstance(value, datetime):
+        if value.tzinfo is not None:
+            value = value.astimezone(timezone.utc).replace(tzinfo=None)
+            return f"{value.isoformat()}Z"
+        if not (value.hour or value.minute or value.second or value.microsecond):
+            return f"{value:%Y-%m-%d}"
+        return value.isoformat()
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
+    return f"{value:f}" if isinstance(value, Decimal) else str(value)

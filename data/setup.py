@@ -71,6 +71,35 @@ def set_up(settings: Database, tables: tuple[Table, ...] = TABLES) -> None:
             for name, statement in _raw_table(table).items():
                 if name not in existing:
                     connection.execute(statement)
+        _widen(connection, tables)
+
+
+def _widen(connection: psycopg.Connection, tables: tuple[Table, ...]) -> None:
+    """Give raw columns the contract's types where these became wider since.
+
+    The staging views stand in the way. They hold nothing, and the next build makes them again.
+    """
+    types = {
+        (table, column): kind
+        for table, column, kind in connection.execute(
+            "select relname, attname, format_type(atttypid, atttypmod) from pg_attribute"
+            " join pg_class on pg_class.oid = attrelid"
+            " where relnamespace = 'raw'::regnamespace and relkind = 'r' and attnum > 0"
+        )
+    }
+    narrow = [
+        sql.SQL("alter table {} alter column {} type {}").format(
+            sql.Identifier("raw", table.name), sql.Identifier(column.name), sql.SQL(column.type.sql)
+        )
+        for table in tables
+        for column in table.columns
+        if column.type.sql.startswith("numeric")
+        and types.get((table.name, column.name)) != column.type.sql
+    ]
+    if narrow:
+        connection.execute("drop schema staging cascade; create schema staging")
+    for statement in narrow:
+        connection.execute(statement)
 
 
 def _serving_role(connection: psycopg.Connection, settings: Database) -> None:

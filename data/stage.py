@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import psycopg
 from psycopg import sql
 
-from data.check import SHOWN, Drop, Problem, Report, show
+from data.check import SHOWN, Problem, Report, show
 from data.contract import Column, Table
-from data.read import SuspectError, fast_rows, read_header, scan, slow_rows
+from data.drop import Drop
+from data.layout import read_layout
+from data.read import SuspectError, fast_rows, scan, slow_rows
 
 ROWS_A_BLOCK = 5_000
 PIECE = 1 << 16
@@ -27,6 +29,7 @@ class Staged:
     sha256: str
     complete: bool  # ends with a line end
     rows: int = 0
+    ignored: list[str] = field(default_factory=list)  # columns of the file that nobody needs
 
     @property
     def incoming(self) -> sql.Identifier:
@@ -49,8 +52,9 @@ def stage(connection: psycopg.Connection, table: Table, drop: Drop) -> Staged:
 
     Wrong cells are staged as NULL, so that the checks of whole files can go on without them.
     """
-    path, report = drop.files[table.name], Report(table.file)
-    look = scan(path)
+    path = drop.files[table.name]
+    report = Report(path.name)
+    look = scan(path, report)
     staged = Staged(table, report, look.sha256, look.ends_with_newline or not look.size)
     fields = [sql.SQL("line bigint")] + [
         sql.SQL("{} {}").format(sql.Identifier(column.name), sql.SQL(column.type.sql))
@@ -61,16 +65,17 @@ def stage(connection: psycopg.Connection, table: Table, drop: Drop) -> Staged:
             staged.incoming, sql.SQL(", ").join(fields)
         )
     )
-    header = read_header(path, table, report)
-    if report.count:
+    layout = None if report.count else read_layout(path, table, drop.forms.get(table.name), report)
+    if layout is None:
         return staged
+    header, staged.ignored = layout.columns, layout.ignored
     try:
-        if not look.plain:
-            raise SuspectError("quotes")
+        if not (look.plain and layout.is_plain):
+            raise SuspectError("another form")
         with connection.transaction():
             staged.rows = _copy(connection, staged, header, fast_rows(path, header, drop.day))
     except SuspectError:
-        rows = _as_csv(slow_rows(path, header, drop.day, report))
+        rows = _as_csv(slow_rows(path, layout, drop.day, report))
         staged.rows = _copy(connection, staged, header, rows)
     connection.execute(sql.SQL("analyze {}").format(staged.incoming))
     return staged

@@ -18,7 +18,8 @@ from data.check import DropError, Report
 from data.contract import USAGE
 from data.database import Database
 from data.load import load
-from data.read import SuspectError, fast_rows, read_header, scan, slow_rows
+from data.layout import read_layout
+from data.read import SuspectError, fast_rows, scan, slow_rows
 from tests.data.drops import HEADERS, USERS, everything
 
 USER = (
@@ -374,15 +375,17 @@ def test_the_fast_reader_accepts_nothing_that_the_slow_one_refuses(
     path = tmp_path_factory.mktemp("fast") / "usage.csv"
     path.write_bytes("".join(line + ("\r\n" if crlf else "\n") for line in lines).encode())
     day, report = date(2024, 3, 31), Report("usage.csv")
-    header = read_header(path, USAGE, report)
-    slow = list(slow_rows(path, header, day, report))
+    layout = read_layout(path, USAGE, None, report)
+    assert layout is not None
+    header = layout.columns
+    slow = list(slow_rows(path, layout, day, report))
     try:
-        fast = b"".join(fast_rows(path, header, day)).decode() if scan(path).plain else None
+        fast = b"".join(fast_rows(path, header, day)).decode() if scan(path, report).plain else None
     except SuspectError:
         fast = None
     if fast is not None:
         assert report.count == 0
         rows = [[cell.strip('"') or None for cell in line.split(",")] for line in fast.splitlines()]
         assert rows == slow
-    elif scan(path).plain:
+    elif scan(path, report).plain:
         assert report.count, "the fast reader is too strict: every such file would be slow"

@@ -79,7 +79,7 @@ def test_the_projects_own_models_do_not_leak(
 ) -> None:
     before = databases()
     assert leak_check.main([]) == 0
-    assert capsys.readouterr().out.startswith("no leak: 28 features of 5 models, ")
+    assert capsys.readouterr().out.startswith("no leak, nothing stale: 28 features of 5 models, ")
     assert databases() == before
 
 

@@ -34,6 +34,8 @@ def up(settings: Database) -> str:
     message = f"Postgres at {settings.host}:{settings.port}/{settings.database}"
     try:
         prepare(settings)
+        if is_loopback(settings.host) and EmbeddedServer(settings).postmaster() is None:
+            message += " (found there: not the one of this folder)"
     except psycopg.OperationalError as error:
         why = no_connection(error, settings).kind
         if not is_loopback(settings.host) or why in ("login", "database", "ssl", "access", "busy"):

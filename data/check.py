@@ -36,6 +36,7 @@ class Report:
     file: str
     problems: list[Problem] = field(default_factory=list)
     count: int = 0
+    keys_lost: bool = False  # an error took the key of some row: who is listed is not known
 
     def add(self, line: int, column: str, text: str) -> None:
         """Note one error; kept when it is among the first `SHOWN`."""

@@ -9,7 +9,9 @@ ever accept less.
 from __future__ import annotations
 
 import csv
+import difflib
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
@@ -22,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from data.check import Report, cell_problem, order_problems, show
-from data.contract import MAX_CHARACTERS, Column, Table
+from data.contract import MAX_CHARACTERS, USER, Column, Table
 
 LONGEST_LINE = 1 << 20
 BLOCK = 1 << 20
@@ -78,16 +80,26 @@ def read_header(path: Path, table: Table, report: Report) -> list[Column]:
         report.add(0, "", "the file is empty; expected at least a header")
         return []
     known = {column.name: column for column in table.columns}
+    meant: set[str] = set()  # missing columns that are there under a name like theirs
     for name in dict.fromkeys(names):
         if name not in known:
             text = f"unknown column {show(name)}; expected {', '.join(known)}"
+            if like := _like(name, [column for column in known if column not in names]):
+                text = f"unknown column {show(name)}; did you mean {like}?"
+                meant.add(like)
             report.add(1, "", text)
         elif names.count(name) > 1:
             report.add(1, name, "the column is there twice")
     for column in table.columns:
-        if column.name not in names and not column.optional:
+        if column.name not in names and column.name not in meant and not column.optional:
             report.add(1, column.name, "the column is missing")
     return [known[name] for name in names if name in known]
+
+
+def _like(name: str, missing: list[str]) -> str | None:
+    """The missing column that a misspelled one stands for, as far as that is clear."""
+    plain = re.sub(r"[\W_]+", "_", name.strip().lower()).strip("_")
+    return next(iter(difflib.get_close_matches(plain, missing, n=1, cutoff=0.8)), None)
 
 
 def physical_lines(file: BinaryIO) -> Iterator[str]:
@@ -185,6 +197,7 @@ def slow_rows(
                 cells = next(reader, None)
             except csv.Error as error:
                 report.add(line, "", _csv_problem(error))
+                report.keys_lost = True
                 continue
             if cells is None:
                 return
@@ -193,12 +206,14 @@ def slow_rows(
                 if len(cells) > len(header):
                     why = "is a comma not quoted?"
                 report.add(line, "", f"{len(cells)} cells, expected {len(header)}; {why}")
+                report.keys_lost = True
                 continue
             row: list[str | None] = [str(line)]
             for column, text in zip(header, cells, strict=True):
                 wrong = cell_problem(column, text, day)
                 if wrong:
                     report.add(line, column.name, wrong)
+                    report.keys_lost |= column.type is USER
                 row.append(None if wrong or not text else text)
             for problem in order_problems(header, row[1:], line):
                 report.add(problem.line, problem.column, problem.text)

@@ -63,6 +63,7 @@ def stage(connection: psycopg.Connection, table: Table, drop: Drop) -> Staged:
     )
     header = read_header(path, table, report)
     if report.count:
+        report.keys_lost = True
         return staged
     try:
         if not look.plain:
@@ -108,12 +109,14 @@ def check_rows(connection: psycopg.Connection, drop: Drop, files: list[Staged]) 
     """Note users listed twice, ids with two meanings and unknown users; drop exact repeats.
 
     A user is known when another drop's users are in effect that name it, or when this drop does:
-    in the folder's users.csv, or else as loaded before.
+    in the folder's users.csv, or else as loaded before. Where errors in users.csv leave open whom
+    it lists, they alone are told: each of its users would be unknown in every other file.
     """
     lists_users = any(staged.table.name == "users" for staged in files)
+    unsure = any(staged.table.name == "users" and staged.report.keys_lost for staged in files)
     for staged in files:
         _check_repeats(connection, staged)
-        if staged.table.name != "users":
+        if staged.table.name != "users" and not unsure:
             _check_users(connection, drop, staged, lists_users)
 
 

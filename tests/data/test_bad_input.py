@@ -274,6 +274,32 @@ BAD: dict[str, tuple[dict[str, object], list[str]]] = {
             "  line 2, amount: '1.999'; expected a number >= 0 with at most 2 decimals (dollars)",
         ],
     ),
+    "a header that is nearly right": (  # one cause, one error: not each user of every other file
+        {
+            "users": HEADERS["users"].replace("user_id", "User_ID").encode()
+            + b"\nz,2023-05-01,,,,\n",
+            "labels": ["z,true", "y,false"],
+            "usage": usage(SESSION.replace(",a,", ",z,")),
+        },
+        ["users.csv: 1 error", "  line 1: unknown column 'User_ID'; did you mean user_id?"],
+    ),
+    "headers with spaces and typing errors": (
+        {"labels": b"user id, churn_lable\na,true\n"},
+        [
+            "labels.csv: 2 errors",
+            "  line 1: unknown column ' churn_lable'; did you mean churn_label?",
+            "  line 1: unknown column 'user id'; did you mean user_id?",
+        ],
+    ),
+    "a user whose line is broken": (
+        {"users": [USERS[0], "b,2023-05-01"], "labels": ["b,true", "z,false", "a,maybe"]},
+        [
+            "users.csv: 1 error",
+            "  line 3: 2 cells, expected 6; is the line cut off?",
+            "labels.csv: 1 error",
+            f"  line 4, churn_label: 'maybe'; {TRUTH}",
+        ],
+    ),
     "unknown file": (
         {"Usage": b"x\n"},
         ["the folder: 1 error", f"  'Usage.csv' is not a file of a drop; expected {FILES}"],

@@ -58,7 +58,7 @@ from ledger.publications order by known_at desc limit 1
 """
 VIEWS = """
 select distinct on (view_name) view_name, as_of, publication, materialized_at
-from ledger.materializations order by view_name, materialization_id desc
+from ledger.materializations where store = 'postgres' order by view_name, materialization_id desc
 """
 AUDITS = """
 select distinct on (view_name, store) view_name, store, as_of, publication, compared, differing,

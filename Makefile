@@ -49,9 +49,9 @@ generate: $(VENV)/.runtime ## sample drops into data/drops   [USERS=2000 MONTHS=
 		$(call option,SEED,--seed) $(call option,GRAIN,--grain) $(call option,TO,--to)
 
 .PHONY: load
-load: $(VENV)/.runtime ## check and load a drop           DROP=<folder named YYYY-MM-DD>
+load: $(VENV)/.runtime ## check and load a drop           DROP=<folder named YYYY-MM-DD> [QUARANTINE=1]
 	@$(call need,DROP,make load DROP=data/drops/2024-01-31)
-	@$(RUN) ingest $(call typed,DROP)
+	@$(RUN) ingest $(if $(call given,QUARANTINE),--quarantine) $(call typed,DROP)
 
 .PHONY: build
 build: $(VENV)/.runtime ## dbt build: features, tests, publication   [RECOMPUTE=1 CADENCE=day ALLOW_LEAVING=<n>]

@@ -17,6 +17,8 @@ from data.load import load
 from data.server import EmbeddedServer
 from data.setup import set_up
 
+QUARANTINE = Path(__file__).resolve().parent / "processed" / "refused"
+
 
 def prepare(settings: Database) -> None:
     """Have the database (on this machine; elsewhere it must exist) with schemas and tables."""
@@ -34,6 +36,8 @@ def up(settings: Database) -> str:
     message = f"Postgres at {settings.host}:{settings.port}/{settings.database}"
     try:
         prepare(settings)
+        if is_loopback(settings.host) and EmbeddedServer(settings).postmaster() is None:
+            message += " (found there: not the one of this folder)"
     except psycopg.OperationalError as error:
         why = no_connection(error, settings).kind
         if not is_loopback(settings.host) or why in ("login", "database", "ssl", "access", "busy"):
@@ -73,6 +77,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, meaning in (("check", "say what `load` would do"), ("load", "load drops")):
         drops = commands.add_parser(name, help=f"{meaning}; each folder is one drop")
         drops.add_argument("folder", nargs="+", type=Path, help="a folder named YYYY-MM-DD")
+        drops.add_argument(
+            "--quarantine",
+            nargs="?",
+            type=Path,
+            const=QUARANTINE,
+            help="leave rows with an error out, and write them with the reasons to this folder",
+        )
     _add_generate(commands.add_parser("generate", help="write drops of an invented service"))
     options = parser.parse_args(arguments)
     settings = Database()
@@ -92,7 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{len(folders)} drops in {options.out}: {folders[0].name} to {folders[-1].name}")
     elif options.command in ("check", "load"):
         for folder in options.folder:
-            print(load(folder, settings, dry_run=options.command == "check"))
+            dry_run = options.command == "check"
+            print(load(folder, settings, dry_run=dry_run, quarantine=options.quarantine))
     return 0
 
 

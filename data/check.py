@@ -35,7 +35,8 @@ class Report:
     file: str
     problems: list[Problem] = field(default_factory=list)
     count: int = 0
-    keep: int = SHOWN  # how many of them
+    refused: dict[int, list[str]] | None = None  # where rows may be refused: line -> its errors
+    keys_lost: bool = False  # an error took the key of some row: who is listed is not known
 
     def add(self, line: int, column: str, text: str) -> None:
         """Note one error; kept when it is among the first `SHOWN`."""
@@ -44,7 +45,11 @@ class Report:
     def extend(self, problems: list[Problem], count: int) -> None:
         """Note `count` errors, of which `problems` are the first ones."""
         self.count += count
-        self.problems = sorted([*self.problems, *problems])[: self.keep]
+        if self.refused is not None:
+            for problem in problems:
+                at = f"{problem.column}: {problem.text}" if problem.column else problem.text
+                self.refused.setdefault(problem.line, []).append(at)
+        self.problems = sorted([*self.problems, *problems])[:SHOWN]
 
     def __str__(self) -> str:
         lines = [f"{self.file}: {self.count} error{'s' if self.count > 1 else ''}"]

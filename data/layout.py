@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import gzip
 import re
 from collections.abc import Iterator
@@ -69,9 +70,7 @@ def read_layout(path: Path, table: Table, form: Form | None, report: Report) -> 
         return None
     places: list[Place] = []
     unknown: list[str] = []
-    theirs = written.columns
-    wanted = {theirs.get(column.name, column.name): column for column in table.columns}
-    found = {(plain(name) if form else name): name for name in names}
+    wanted = {written.columns.get(column.name, column.name): column for column in table.columns}
     by_plain = {(plain(name) if form else name): column for name, column in wanted.items()}
     for number, name in enumerate(names):
         column = by_plain.get(plain(name) if form else name)
@@ -91,14 +90,20 @@ def read_layout(path: Path, table: Table, form: Form | None, report: Report) -> 
                 report.add(1, name, f"is made from {show(part)}, which is no column of the file")
         places.append(Place(column, -1, name, written.converter(column), template))
     there = {place.column.name for place in places}
-    for column in table.columns:
-        if column.name not in there and not column.may_be_absent:
-            name = theirs.get(column.name, column.name)
-            meant = f" ({show(name)})" if name != column.name else ""
-            report.add(1, column.name, f"the column is missing{meant}")
+    meant: set[str] = set()  # missing columns that are there under a name like theirs
     if written.unknown_columns != "ignore":
+        absent = [column.name for column in table.columns if column.name not in there]
         for name in unknown:
-            report.add(1, "", _unknown(name, table, found))
+            text = f"unknown column {show(name)}; expected {', '.join(wanted)}"
+            if like := _like(name, absent):
+                text = f"unknown column {show(name)}; did you mean {like}?"
+                meant.add(like)
+            report.add(1, "", text)
+    for column in table.columns:
+        if column.name not in there | meant and not column.may_be_absent:
+            name = written.columns.get(column.name, column.name)
+            also = f" ({show(name)})" if name != column.name else ""
+            report.add(1, column.name, f"the column is missing{also}")
     if report.count:
         return None
     made = [part for place in places for part in TEMPLATE.findall(place.template)]
@@ -111,11 +116,10 @@ def plain(name: str) -> str:
     return name.strip().casefold()
 
 
-def _unknown(name: str, table: Table, found: dict[str, str]) -> str:
-    for column in table.columns:
-        if plain(name) == column.name and column.name not in found:
-            return f"unknown column {show(name)}: did you mean {column.name}?"
-    return f"unknown column {show(name)}; expected {', '.join(c.name for c in table.columns)}"
+def _like(name: str, missing: list[str]) -> str | None:
+    """The missing column that a misspelled one stands for, as far as that is clear."""
+    written = re.sub(r"[\W_]+", "_", plain(name)).strip("_")
+    return next(iter(difflib.get_close_matches(written, missing, n=1, cutoff=0.8)), None)
 
 
 def _names(path: Path, separator: str, report: Report) -> list[str] | None:

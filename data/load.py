@@ -14,10 +14,11 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from data.check import DropError, show
+from data.check import DropError
 from data.contract import TABLES, Table
 from data.database import Database
 from data.drop import Drop, find_drop
+from data.notices import notices, write_refused
 from data.stage import Staged, check_rows, stage
 
 LOAD_LOCK = 7_301_002  # advisory lock: loads commit in the order of their load_id
@@ -42,6 +43,7 @@ class LoadResult:
     load_id: int | None  # None: nothing changed
     tables: dict[str, TableResult]
     warnings: list[str] = field(default_factory=list)
+    dry_run: bool = False
 
     @property
     def changed(self) -> bool:
@@ -55,6 +57,11 @@ class LoadResult:
             counts = (rows.read, rows.added, rows.repeated, rows.retracted)
             lines.append(f"{name:<18}" + "".join(f"{count:>12,}" for count in counts))
         done = f"load {self.load_id}" if self.changed else "nothing changed"
+        if self.dry_run:
+            would = (
+                f"`load` would make it load {self.load_id}" if self.changed else "nor would `load`"
+            )
+            done = f"nothing was loaded; {would}"
         return "\n".join([*lines, *self.warnings, done])
 
 
@@ -63,9 +70,13 @@ def load(
     settings: Database | None = None,
     *,
     dry_run: bool = False,
+    quarantine: Path | None = None,
     tables: tuple[Table, ...] = TABLES,
 ) -> LoadResult:
     """Load the drop in `folder`; with `dry_run`, find out what that would do and undo it.
+
+    With `quarantine`, a folder, rows with an error are left out and written there with the reasons;
+    a file whose header is wrong refuses the drop all the same.
 
     Raises:
         DropError: something is wrong with the drop; nothing was changed.
@@ -73,31 +84,41 @@ def load(
     drop = find_drop(folder, tables)
     settings = settings or Database()
     with settings.connect(application_name="streamflow load") as connection:
-        files = [stage(connection, table, drop) for table in tables if table.name in drop.files]
+        files = [
+            stage(connection, table, drop, quarantine=quarantine is not None)
+            for table in tables
+            if table.name in drop.files
+        ]
         # From here on alone: what is read below is what every load before this one left.
         connection.execute("select pg_advisory_xact_lock(%s)", [LOAD_LOCK])
         check_rows(connection, drop, files)
-        if any(staged.report.count for staged in files):
-            raise DropError(folder, [one.report for one in files if one.report.count])
+        fatal = [one.report for one in files if one.report.count and not _is_row_by_row(one)]
+        if fatal:
+            raise DropError(folder, fatal)
         load_id, loaded_at = connection.execute(
             "select coalesce(max(load_id), 0) + 1, clock_timestamp() from raw.loads"
         ).fetchone() or (0, None)
         merge = _Merge(connection, drop, load_id, loaded_at)
         results = {staged.table.name: merge.table(staged) for staged in files}
+        warnings = notices(connection, drop, files)
         if dry_run:
             connection.rollback()
+        elif quarantine is not None:
+            warnings += [
+                f"{one.report.file}: {len(one.report.refused):,} rows refused, with the reasons in "
+                f"{write_refused(quarantine / drop.day.isoformat(), drop, one)}"
+                for one in files
+                if one.report.refused
+            ]
     if not dry_run:
         _analyze(settings, [n for n in merge.changed if results[n].added >= ANALYZE_FROM])
-    warnings = [
-        f"{staged.report.file}: the last line has no line end; is the file complete?"
-        for staged in files
-        if not staged.complete
-    ] + [
-        f"{staged.report.file}: ignored {', '.join(map(show, staged.ignored))}"
-        for staged in files
-        if staged.ignored
-    ]
-    return LoadResult(drop, load_id if merge.changed else None, results, warnings)
+    made = load_id if merge.changed else None
+    return LoadResult(drop, made, results, warnings, dry_run)
+
+
+def _is_row_by_row(staged: Staged) -> bool:
+    """Whether all errors of a file are of rows that may be left out."""
+    return staged.report.refused is not None and min(staged.report.refused) > 1
 
 
 @dataclass

@@ -26,7 +26,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from data.check import Report, cell_problem, order_problems, show
-from data.contract import MAX_CHARACTERS, NO_ID, Column
+from data.contract import MAX_CHARACTERS, NO_ID, USER, Column
 from data.layout import (
     LONGEST_LINE,
     TEMPLATE,
@@ -159,7 +159,11 @@ def slow_rows(path: Path, layout: Layout, day: date, report: Report) -> Iterator
     plus one, as if it had a header. Lines that do not have the header's number of cells are only
     reported.
     """
-    rows = _parquet_rows(path) if path.suffix == ".parquet" else _csv_rows(path, layout, report)
+    rows = (
+        _parquet_rows(path, layout)
+        if path.suffix == ".parquet"
+        else _csv_rows(path, layout, report)
+    )
     for line, cells in rows:
         row: list[str | None] = [str(line)]
         for place in layout.places:
@@ -172,6 +176,7 @@ def slow_rows(path: Path, layout: Layout, day: date, report: Report) -> Iterator
                 text, wrong = "", f"{show(cells[place.index])}; expected {error}"
             if wrong:
                 report.add(line, place.label, wrong)
+                report.keys_lost |= place.column.type is USER
             row.append(None if wrong or not text else text)
         for problem in order_problems(layout.columns, row[1:], line):
             report.add(problem.line, problem.column, problem.text)
@@ -199,6 +204,7 @@ def _csv_rows(path: Path, layout: Layout, report: Report) -> Iterator[tuple[int,
                 cells = next(reader, None)
             except csv.Error as error:
                 report.add(line, "", csv_problem(error))
+                report.keys_lost = True
                 continue
             if cells is None:
                 return
@@ -209,30 +215,34 @@ def _csv_rows(path: Path, layout: Layout, report: Report) -> Iterator[tuple[int,
                     if layout.separator == ",":
                         why = "is a comma not quoted?"
                 report.add(line, "", f"{len(cells)} cells, expected {len(layout.names)}; {why}")
+                report.keys_lost = True
                 continue
             yield line, cells
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _parquet_rows(path: Path, layout: Layout) -> Iterator[tuple[int, list[str]]]:
     line = 2
+    dates = {place.index for place in layout.places if place.column.type.name == "date"}
     for batch in pq.ParquetFile(path).iter_batches(batch_size=ROWS_OF_PARQUET):
-        columns = [[_written(value) for value in column.to_pylist()] for column in batch.columns]
+        columns = [
+            [_written(value, number in dates) for value in column.to_pylist()]
+            for number, column in enumerate(batch.columns)
+        ]
         for cells in zip(*columns, strict=True):
             yield line, list(cells)
             line += 1
 
 
-def _written(value: Any) -> str:
+def _written(value: Any, is_date: bool) -> str:
     """A value of a Parquet file as a CSV in the contract's form has it."""
     if value is None or value != value:  # NaN
         return ""
     if isinstance(value, datetime):
-        if value.tzinfo is not None:
+        zoned = value.tzinfo is not None
+        if zoned:
             value = value.astimezone(timezone.utc).replace(tzinfo=None)
-            return f"{value.isoformat()}Z"
-        if not (value.hour or value.minute or value.second or value.microsecond):
-            return f"{value:%Y-%m-%d}"
-        return value.isoformat()
+        text = value.isoformat()  # pandas has no dates, and keeps them as midnights
+        return text.removesuffix("T00:00:00") if is_date else f"{text}{'Z' * zoned}"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):

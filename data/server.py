@@ -44,6 +44,10 @@ jit = off
 """
 
 
+# Without these a cluster was deleted in part; initdb makes all or, renamed at its end, none.
+PARTS = ("PG_VERSION", "global/pg_control", "base", "pg_wal", "pg_xact", "postgresql.conf")
+
+
 class ServerError(RuntimeError):
     """The embedded server could not be started or stopped; the text says what to do."""
 
@@ -71,8 +75,8 @@ class EmbeddedServer:
         if self.account is None:
             return self.state / "postgres"
         pointer = self.state / "postgres-home"
-        if pointer.exists():
-            return Path(pointer.read_text().strip())
+        if pointer.exists() and (noted := pointer.read_text().strip()):
+            return Path(noted)
         home = self.state / "postgres"
         if not _enterable(self.state):
             home = Path(tempfile.mkdtemp(prefix="streamflow-pg-", dir="/var/tmp"))
@@ -133,8 +137,25 @@ class EmbeddedServer:
         lines = self.log.read_text(errors="replace").splitlines()[-15:]
         return f"Last lines of {self.log}:\n" + "\n".join(lines)
 
+    def postmaster(self) -> int | None:
+        """The process id of this cluster's server; None when it does not run.
+
+        The file that names it outlives a reboot or a kill, and its number may be a stranger's then:
+        what counts is that the process was started as the server of this folder.
+        """
+        try:
+            lines = (self.cluster / "postmaster.pid").read_text().splitlines()
+            pid = int(lines[0])
+        except (OSError, ValueError, IndexError):
+            return None
+        words = command_line(pid)
+        ours = "postgres" in words and str(self.cluster) in words
+        return pid if ours else None
+
     def ready(self) -> bool:
-        """Whether this very cluster (its own socket folder) accepts connections."""
+        """Whether this very cluster accepts connections; another's may listen at the same port."""
+        if self.postmaster() is None:
+            return False
         port = str(self.settings.port)
         return (
             self._run("pg_isready", "-h", str(self.socket), "-p", port, check=False).returncode == 0
@@ -157,8 +178,15 @@ class EmbeddedServer:
                 self._start()
 
     def _start(self) -> None:
-        if not (self.cluster / "PG_VERSION").exists():
+        if not self.cluster.exists():
             self._initialise()
+        if lost := [name for name in PARTS if not (self.cluster / name).exists()]:
+            raise ServerError(
+                f"The database's files in {self.cluster} are not whole: {', '.join(lost)} "
+                f"{'is' if len(lost) == 1 else 'are'} missing. Bring back what was deleted, or "
+                f"give the data up with rm -rf '{self.cluster}', and start anew"
+            )
+        self._forget_stranger()
         conf = self.cluster / "streamflow.conf"
         conf.write_text(
             CONF.format(host=self.settings.host, port=self.settings.port, socket=self.socket)
@@ -185,8 +213,19 @@ class EmbeddedServer:
                 )
             raise ServerError(f"Postgres did not start. {hint}{started.stdout}{self._log_tail()}")
 
+    def _forget_stranger(self) -> None:
+        """Remove the file of a server that is gone, where another program has its number now.
+
+        Postgres would take that program for a server of this folder and refuse to start.
+        """
+        file = self.cluster / "postmaster.pid"
+        if self.postmaster() is None and file.exists():
+            first = file.read_text().partition("\n")[0].strip()
+            # Of a number that nobody has Postgres itself knows what to make.
+            if not first.isdigit() or command_line(int(first)):
+                file.unlink()
+
     def _initialise(self) -> None:
-        shutil.rmtree(self.cluster, ignore_errors=True)
         password = self.home / "password"
         password.write_text(self.settings.password.get_secret_value())
         password.chmod(0o600)
@@ -209,7 +248,7 @@ class EmbeddedServer:
 
     def stop(self, mode: str = "fast") -> bool:
         """Stop the server; whether one was running. `mode` is pg_ctl's: smart, fast, immediate."""
-        if not (self.cluster / "postmaster.pid").exists():
+        if self.postmaster() is None:
             return False
         stopped = self._run(
             "pg_ctl", "stop", "-w", "-m", mode, "-D", str(self.cluster), check=False
@@ -234,6 +273,23 @@ class EmbeddedServer:
                     connection.execute(
                         psycopg.sql.SQL("create database {}").format(psycopg.sql.Identifier(name))
                     )
+
+
+def command_line(pid: int) -> str:
+    """How a process was started; empty when there is none."""
+    if Path("/proc/self/cmdline").exists():  # Linux, where `ps` may be missing
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            return ""
+        return words.decode(errors="replace").replace("\0", " ").strip()
+    return ps("command", pid)
+
+
+def ps(column: str, pid: int) -> str:
+    """A column of `ps` about a process; empty when there is none."""
+    asked = ["ps", "-ww", "-o", f"{column}=", "-p", str(pid)]
+    return subprocess.run(asked, capture_output=True, text=True).stdout.strip()
 
 
 def _enterable(folder: Path) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import time
 from pathlib import Path
 
 import psycopg
@@ -113,7 +115,7 @@ def _serving_role(connection: psycopg.Connection, settings: Database) -> None:
         settings.serving_password.get_secret_value().encode(), role.encode(), b"scram-sha-256"
     ).decode()
     known = "select 1 from pg_roles where rolname = %s"
-    for last in (False, False, True):
+    for last in (*[False] * 9, True):
         verb = "alter" if connection.execute(known, [role]).fetchone() else "create"
         statement = sql.SQL(f"{verb} role {{}} login password {{}}")
         try:
@@ -133,8 +135,9 @@ def _serving_role(connection: psycopg.Connection, settings: Database) -> None:
             psycopg.errors.UniqueViolation,
             psycopg.errors.InternalError_,  # "tuple concurrently updated"
         ):
-            if last:  # another database's set-up of the same role got in between, three times
+            if last:  # another database's set-up of the same role got in between, every time
                 raise
+            time.sleep(0.05 + 0.1 * random.random())
 
 
 def _lets_in(settings: Database) -> bool:

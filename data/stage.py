@@ -47,13 +47,16 @@ class Staged:
         return sql.SQL(", ").join(sql.Identifier(*prefix, c.name) for c in self.table.columns)
 
 
-def stage(connection: psycopg.Connection, table: Table, drop: Drop) -> Staged:
+def stage(
+    connection: psycopg.Connection, table: Table, drop: Drop, *, quarantine: bool = False
+) -> Staged:
     """Copy a file into a temporary table, noting in its report what is wrong with single rows.
 
-    Wrong cells are staged as NULL, so that the checks of whole files can go on without them.
+    Wrong cells are staged as NULL, so that the checks of whole files can go on without them. With
+    `quarantine` the report keeps every error, and `check_rows` takes the wrong rows out.
     """
     path = drop.files[table.name]
-    report = Report(path.name)
+    report = Report(path.name, refused={} if quarantine else None)
     look = scan(path, report)
     staged = Staged(table, report, look.sha256, look.ends_with_newline or not look.size)
     fields = [sql.SQL("line bigint")] + [
@@ -67,6 +70,7 @@ def stage(connection: psycopg.Connection, table: Table, drop: Drop) -> Staged:
     )
     layout = None if report.count else read_layout(path, table, drop.forms.get(table.name), report)
     if layout is None:
+        report.keys_lost = True
         return staged
     header, staged.ignored = layout.columns, layout.ignored
     try:
@@ -113,13 +117,25 @@ def check_rows(connection: psycopg.Connection, drop: Drop, files: list[Staged]) 
     """Note users listed twice, ids with two meanings and unknown users; drop exact repeats.
 
     A user is known when another drop's users are in effect that name it, or when this drop does:
-    in the folder's users.csv, or else as loaded before.
+    in the folder's users.csv, or else as loaded before. Where errors in users.csv leave open whom
+    it lists, they alone are told: each of its users would be unknown in every other file.
     """
     lists_users = any(staged.table.name == "users" for staged in files)
-    for staged in files:
+    unsure = any(staged.table.name == "users" and staged.report.keys_lost for staged in files)
+    for staged in files:  # users.csv comes first: the rows of a refused user are refused too
+        _take_out_refused(connection, staged)
         _check_repeats(connection, staged)
-        if staged.table.name != "users":
+        if staged.table.name != "users" and (not unsure or staged.report.refused is not None):
             _check_users(connection, drop, staged, lists_users)
+            _take_out_refused(connection, staged)
+
+
+def _take_out_refused(connection: psycopg.Connection, staged: Staged) -> None:
+    if staged.report.refused:
+        staged.rows -= connection.execute(
+            sql.SQL("delete from {} where line = any(%s)").format(staged.incoming),
+            [list(staged.report.refused)],
+        ).rowcount
 
 
 def _check_repeats(connection: psycopg.Connection, staged: Staged) -> None:
@@ -142,7 +158,7 @@ def _check_repeats(connection: psycopg.Connection, staged: Staged) -> None:
             join {incoming} as once on once.{key} = twice.key and once.line = twice.first
             join {incoming} as again on again.{key} = twice.key and again.line > twice.first
             where {different} order by again.line limit {shown}"""
-        ).format(key=staged.key, incoming=staged.incoming, different=different, shown=SHOWN)
+        ).format(key=staged.key, incoming=staged.incoming, different=different, shown=_most(staged))
     ).fetchall()
     meaning = (
         "has other values on line {}; one id, one event"
@@ -152,6 +168,7 @@ def _check_repeats(connection: psycopg.Connection, staged: Staged) -> None:
     _note(
         staged, staged.table.key, [(line, key, meaning.format(n), c) for line, key, n, c in found]
     )
+    _take_out_refused(connection, staged)
     connection.execute(
         sql.SQL(
             "delete from {incoming} using twice where {key} = twice.key and line > twice.first"
@@ -174,11 +191,16 @@ def _check_users(
             unknown as (select user_id from users as u where not exists ({known}))
             select line, user_id, count(*) over () from {incoming} join unknown using (user_id)
             order by line limit {shown}"""
-        ).format(incoming=staged.incoming, known=sql.SQL(known), shown=SHOWN),
+        ).format(incoming=staged.incoming, known=sql.SQL(known), shown=_most(staged)),
         {"as_of": drop.as_of},
     ).fetchall()
     meaning = "is not known; expected a user of users.csv in this or an earlier loaded drop"
     _note(staged, "user_id", [(line, user, meaning, count) for line, user, count in found])
+
+
+def _most(staged: Staged) -> sql.SQL:
+    """How many wrong rows to ask for."""
+    return sql.SQL(str(SHOWN) if staged.report.refused is None else "all")
 
 
 def _note(staged: Staged, column: str, found: list[tuple[int, str, str, int]]) -> None:

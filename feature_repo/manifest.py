@@ -92,8 +92,12 @@ class Manifest:
 
 def manifest_path(root: Path = ROOT) -> Path:
     """Where dbt writes manifest.json for the project at `root` (DBT_TARGET_PATH is obeyed)."""
-    project = root / "dbt_project"
-    return project / (os.environ.get("DBT_TARGET_PATH") or "target") / "manifest.json"
+    return target_path(root) / "manifest.json"
+
+
+def target_path(root: Path = ROOT) -> Path:
+    """Where dbt puts what it makes: a relative DBT_TARGET_PATH is one inside of the project."""
+    return (root / "dbt_project" / (os.environ.get("DBT_TARGET_PATH") or "target")).resolve()
 
 
 def read_manifest(path: Path | None = None) -> Manifest:

@@ -193,13 +193,10 @@ class StreamflowOnlineStore(OnlineStore):
         view = view_of(table)
         try:
             with (
-                connections.pool(Database()).connection() as connection,
-                connection.transaction(),
+                connections.transaction(Database(), "feast push") as connection,
                 connection.cursor() as cursor,
             ):
                 cursor.executemany(_upsert(view), [_parameters(view, row) for row in data])
-        except PoolTimeout:
-            raise connections.unreachable(Database()) from None
         except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as missing:
             raise _missing(missing) from missing
         if progress:

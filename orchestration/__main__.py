@@ -22,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("down", help="stop what the demo and `make up` started")
     step = commands.add_parser("ingest", help="check and load a drop")
     step.add_argument("folder")
+    step.add_argument("--quarantine", action="store_true", help="leave rows with an error out")
     for name, text in (
         ("build", "dbt build, which publishes when all tests pass"),
         ("plan", "what build would do now; writes nothing"),
@@ -93,7 +94,7 @@ def run(options: argparse.Namespace, rest: list[str]) -> int | None:
 
         down()
     elif options.step == "ingest":
-        steps.ingest(options.folder)
+        steps.ingest(options.folder, quarantine=options.quarantine)
     elif options.step in ("build", "plan"):
         chosen = {
             "recompute": options.recompute or None,

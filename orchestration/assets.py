@@ -55,9 +55,8 @@ def told() -> Iterator[None]:
     try:
         yield
     except steps.StepError as error:
-        raise dg.Failure(
-            str(error), {"then_run": error.repair}, allow_retries=error.transient
-        ) from error
+        about: dict[str, Any] = {"then_run": error.repair, "transient": error.transient}
+        raise dg.Failure(str(error), about, allow_retries=error.transient) from error
 
 
 @cache
@@ -66,7 +65,12 @@ def dbt_manifest() -> Mapping[str, Any]:
     path = manifest_path()
     made = path.stat().st_mtime if path.exists() else 0
     sources = [f for e in ("sql", "yml", "md") for f in steps.DBT_PROJECT.rglob(f"*.{e}")]
-    if made < max(f.stat().st_mtime for f in sources if "target" not in f.parts):
+    made_by_dbt = (path.parent, steps.DBT_PROJECT / "target", steps.DBT_PROJECT / "logs")
+    if made < max(
+        f.stat().st_mtime
+        for f in sources
+        if not any(f.is_relative_to(folder) for folder in made_by_dbt)
+    ):
         from dbt.cli.main import dbtRunner
 
         project = [
@@ -312,7 +316,7 @@ def online_store() -> Iterator[dg.MaterializeResult]:
     with Database().connect() as connection:
         rows = connection.execute(
             "select distinct on (view_name) view_name, as_of, publication, considered, changed,"
-            " unchanged, removed from ledger.materializations"
+            " unchanged, removed from ledger.materializations where store = 'postgres'"
             " order by view_name, materialization_id desc"
         ).fetchall()
     for name, as_of, publication, considered, changed, unchanged, removed in rows:

@@ -16,8 +16,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from data.server import state_folder
+from data.server import command_line, ps, state_folder
 
 
 class BackgroundError(RuntimeError):
@@ -33,8 +34,8 @@ def start(name: str, command: list[str], url: str, *, seconds: float = 60) -> No
         BackgroundError: the port is taken, the program ended, or `url` did not answer in time.
     """
     stop(name)
-    host, _, port = url.split("/")[2].partition(":")
-    check_free(name, host, int(port))
+    where = urlsplit(url)
+    check_free(name, where.hostname or "", where.port or 80)
     folder = state_folder()
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"{name}.log"
@@ -67,6 +68,15 @@ def remember(name: str, pid: int, command: list[str]) -> None:
     """Note a program that `stop` is to stop, also one that runs in the foreground."""
     state_folder().mkdir(parents=True, exist_ok=True)
     _pid_file(name).write_text(f"{pid}\n{' '.join(command)}\n")
+
+
+def runs(name: str) -> bool:
+    """Whether what was started under this name still runs."""
+    try:
+        pid, command = _pid_file(name).read_text().splitlines()[:2]
+        return _runs(int(pid), command)
+    except (OSError, ValueError):
+        return False
 
 
 def stop(name: str, *, seconds: float = 10) -> bool:
@@ -106,7 +116,7 @@ def _pid_file(name: str) -> Path:
 def _runs(pid: int, command: str) -> bool:
     """Whether `pid` lives and still is that command."""
     arguments = command.partition(" ")[2]  # an interpreter may show under its real path
-    return not _ended(pid) and _command(pid).endswith(arguments)
+    return not _ended(pid) and command_line(pid).endswith(arguments)
 
 
 def _ended(pid: int) -> bool:
@@ -123,24 +133,8 @@ def _ended(pid: int) -> bool:
         except OSError:
             return True
         return state in "ZX" and threads == 1  # the first thread may be one while others go on
-    state = _ps("stat", pid)
+    state = ps("stat", pid)
     return not state or state.startswith("Z")
-
-
-def _command(pid: int) -> str:
-    """How a process was started; empty when there is none."""
-    if Path("/proc/self/cmdline").exists():  # Linux, where `ps` may be missing
-        try:
-            words = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except OSError:
-            return ""
-        return words.decode(errors="replace").replace("\0", " ").strip()
-    return _ps("command", pid)
-
-
-def _ps(column: str, pid: int) -> str:
-    asked = ["ps", "-ww", "-o", f"{column}=", "-p", str(pid)]
-    return subprocess.run(asked, capture_output=True, text=True).stdout.strip()
 
 
 def _answers(url: str) -> bool:

@@ -132,7 +132,7 @@ def fresh() -> Iterator[dg.AssetCheckResult]:
     with Database().connect() as connection:
         rows = connection.execute(
             "select distinct on (view_name) view_name, as_of from ledger.materializations"
-            " order by view_name, materialization_id desc"
+            " where store = 'postgres' order by view_name, materialization_id desc"
         ).fetchall()
     served: dict[str, datetime | None] = dict(rows)
     for name in views():

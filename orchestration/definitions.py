@@ -61,9 +61,49 @@ def new_drop(context: dg.SensorEvaluationContext) -> Iterator[dg.RunRequest | dg
             continue
         asked = True
         # Dagster starts one run a key, ever: the same files again ask for nothing.
-        yield dg.RunRequest(run_key=f"{month}:{fingerprint(drops)}", partition_key=month)
+        key = after_an_outage(context.instance, f"{month}:{fingerprint(drops)}", time.time())
+        yield dg.RunRequest(run_key=key, partition_key=month)
     if not asked:
         yield dg.SkipReason(f"no settled drop in {assets.drops_folder()}")
+
+
+def after_an_outage(instance: dg.DagsterInstance, key: str, now: float) -> str:
+    """The run key to ask for: another one where the last run of `key` failed on an outage.
+
+    Not at once, and ever more rarely: after a minute, then twice as long, an hour at most. What
+    failed for another reason is not asked for again: the same files would fail alike.
+    """
+    again, last = 0, None
+    while runs := instance.get_run_records(dg.RunsFilter(tags={"dagster/run_key": key}), limit=1):
+        last, asked = runs[0], key
+        again += 1
+        key = f"{asked.partition('+')[0]}+{again}"
+    if last is None:
+        return key
+    ended = last.end_time or now
+    waited = now - ended >= min(60 * 2 ** (again - 1), 3600)
+    failed = last.dagster_run.status == dg.DagsterRunStatus.FAILURE
+    return key if failed and waited and _on_an_outage(instance, last.dagster_run.run_id) else asked
+
+
+def _on_an_outage(instance: dg.DagsterInstance, run_id: str) -> bool:
+    """Whether every step that failed said that the same may work in a moment.
+
+    A run in which no step failed was cut off itself, as by a restart.
+    """
+    failures = instance.get_records_for_run(
+        run_id, of_type=dg.DagsterEventType.STEP_FAILURE
+    ).records
+    said = [
+        record.event_log_entry.dagster_event.step_failure_data.user_failure_data  # type: ignore
+        for record in failures
+    ]
+    return all(
+        data is not None
+        and (flag := data.metadata.get("transient")) is not None
+        and flag.value is True
+        for data in said
+    )
 
 
 def _files(drop: Path) -> list[Path]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import socket
 import sys
 import time
 import urllib.request
@@ -12,10 +14,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from data.__main__ import up
-from data.database import Database
-from data.server import EmbeddedServer
+from data.database import Database, is_loopback
+from data.server import EmbeddedServer, state_folder
 from orchestration import background, dagster_ui, steps
 from orchestration.steps import ROOT, say
+from serving.settings import Settings
 
 DROPS = ROOT / "data" / "drops"
 API, DOCS = "api", "dbt-docs"
@@ -36,8 +39,63 @@ class _Headings:
         say(f"  done in {time.monotonic() - began:.1f} s")
 
 
+class DemoError(RuntimeError):
+    """Something else is in the demo's way; the text says what, and what to do."""
+
+
 def demo() -> None:
-    """Run every step and leave the database, the API and dbt's documentation running."""
+    """Run every step and leave the database, the API and dbt's documentation running.
+
+    Raises:
+        DemoError: something is in the way, found before anything was done.
+    """
+    with _alone():
+        _require_free_ports()
+        _demo()
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Hold the folder for one demo at a time; the lock ends with this process."""
+    folder = state_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "demo.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DemoError(
+                "A demo is under way in this folder already. Wait for it, or end it with Ctrl-C"
+            ) from None
+        yield
+
+
+def _require_free_ports() -> None:
+    """What listens where the demo will must be its own, of an earlier run."""
+    settings, api = Database(), Settings()
+    if is_loopback(settings.host) and EmbeddedServer(settings).postmaster() is None:
+        where = f"{settings.host}:{settings.port}"
+        if _listens(settings.host, settings.port):
+            raise DemoError(
+                f"{where} is taken, and not by the database of this folder ({state_folder()}). "
+                "Stop what listens there (make down in its folder; a Postgres whose .state was "
+                "deleted ends by itself within two minutes), or choose a free port: export "
+                "STREAMFLOW_PG_PORT=15433. To work on that Postgres: make up pipeline"
+            )
+    if _listens("127.0.0.1", api.port) and not background.runs(API):
+        raise DemoError(
+            f"127.0.0.1:{api.port} is taken by another program, and the API needs it. Stop that "
+            "program (make serve, perhaps, or a demo in another folder), or choose a free port: "
+            "export STREAMFLOW_API_PORT=8001"
+        )
+
+
+def _listens(host: str, port: int) -> bool:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.settimeout(2)
+        return probe.connect_ex((host, port)) == 0
+
+
+def _demo() -> None:
     step = _Headings(9).step
     with step("Database: Postgres from a wheel, in .state"):
         say(f"  {up(Database())}")
@@ -71,8 +129,6 @@ def demo() -> None:
 
 def start_api() -> str:
     """The API in the background; its address once it is ready."""
-    from serving.settings import Settings
-
     settings = Settings()
     address = f"http://127.0.0.1:{settings.port}"
     background.start(API, [sys.executable, "-m", "serving"], f"{address}/ready")
@@ -81,11 +137,13 @@ def start_api() -> str:
 
 def start_docs() -> str:
     """What `dbt docs serve` shows, at the address the API's page links to; else the file of it."""
-    from serving.settings import Settings
-
     url = Settings().docs_url
     where = urlsplit(url)
-    command = [sys.executable, "-m", "http.server", str(where.port), "--bind", "127.0.0.1"]
+    if where.scheme != "http" or not is_loopback(where.hostname or ""):
+        say(f"  STREAMFLOW_API_DOCS_URL is {url}, which is not this machine: not served here")
+        return shown(steps.target() / "static_index.html")
+    port = where.port or 80
+    command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]
     try:
         background.start(DOCS, [*command, "--directory", str(steps.target())], url)
     except background.BackgroundError as error:  # a port like 8080 is often taken

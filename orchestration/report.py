@@ -58,7 +58,7 @@ select name, status, failures from ledger.tests where invocation_id = %s order b
 """
 VIEWS = """
 select distinct on (view_name) view_name, as_of, publication, materialized_at
-from ledger.materializations order by view_name, materialization_id desc
+from ledger.materializations where store = 'postgres' order by view_name, materialization_id desc
 """
 AUDITS = """
 select distinct on (view_name, store) view_name, store, as_of, publication, compared, differing,

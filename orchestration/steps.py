@@ -34,6 +34,7 @@ FEATURE_REPO = ROOT / "feature_repo"
 PROCESSED = ROOT / "data" / "processed"  # training sets and reports
 
 
+CODE = ("dbt_project", "feature_repo", "orchestration", "data/*.py")  # what features depend on
 FAILED = ("error", "fail", "runtime error")  # dbt's words
 
 
@@ -92,10 +93,13 @@ def _repaired(told: errors.Trouble | None, repair: str) -> str:
     return f"make up && {repair}" if told and told.kind in ("down", "lost") else repair
 
 
-def ingest(folder: Path | str, *, show: Callable[[str], None] = say) -> LoadResult:
+def ingest(
+    folder: Path | str, *, quarantine: bool = False, show: Callable[[str], None] = say
+) -> LoadResult:
     """Check and load one drop in one transaction; the same drop again changes nothing.
 
-    `show` gets the table of what was read, added, repeated and retracted.
+    `show` gets the table of what was read, added, repeated and retracted. With `quarantine` rows
+    with an error are left out, and written to data/processed/refused with the reasons.
 
     Raises:
         StepError: the drop was refused (its cause, a `DropError`, has every error).
@@ -104,7 +108,7 @@ def ingest(folder: Path | str, *, show: Callable[[str], None] = say) -> LoadResu
 
     repair = f"make load DROP={folder}"
     with told_as("ingest", repair):
-        result = load(folder)
+        result = load(folder, quarantine=PROCESSED / "refused" if quarantine else None)
     show(str(result))
     return result
 
@@ -238,12 +242,21 @@ class _Progress:
 
 
 def code_version() -> str:
-    """The checkout's commit, "+" for uncommitted changes; empty outside of a git checkout."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=12", "--dirty=+"]
+    """The checkout's commit; "+" for uncommitted changes, or code that git does not know.
+
+    Empty outside of a git checkout.
+    """
+    new = ["ls-files", "--others", "--exclude-standard", "--", *CODE]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        commit = _git("describe", "--always", "--abbrev=12", "--dirty=+")
+        return f"{commit}+" if not commit.endswith("+") and _git(*new) else commit
     except (OSError, subprocess.SubprocessError):
         return ""
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(ROOT), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     return done.stdout.strip()
 
 
@@ -360,8 +373,10 @@ def docs() -> Path:
 
 
 def target() -> Path:
-    """Where dbt puts what it makes."""
-    return Path(os.environ.get("DBT_TARGET_PATH") or DBT_PROJECT / "target").resolve()
+    """Where dbt puts what it makes; a relative DBT_TARGET_PATH is one inside of dbt_project."""
+    from feature_repo.manifest import target_path
+
+    return target_path(ROOT)
 
 
 def drops_in(folder: Path) -> list[Path]:

@@ -1,11 +1,12 @@
 """Prometheus metrics of the API.
 
-With several workers (`python -m serving --workers n`) each writes to files in one folder,
-PROMETHEUS_MULTIPROC_DIR, and whichever worker is scraped adds them up.
+With several workers (`python -m serving --workers n`, `uvicorn --workers n`) each writes to files
+in one folder, PROMETHEUS_MULTIPROC_DIR, and whichever worker is scraped adds them up.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -59,7 +60,7 @@ class _Now:
         state = self._state
         age = GaugeMetricFamily(
             "streamflow_features_age_seconds",
-            "Age of the newest as_of online, a view.",
+            "Age of the as_of that is online, a view.",
             labels=["view"],
         )
         for view, as_of in state.newest.items():
@@ -83,7 +84,7 @@ class _Now:
 def exposition(state: State) -> bytes:
     """All metrics in Prometheus' text format."""
     registry = CollectorRegistry()
-    if state.settings.workers > 1:
+    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):  # what counts is how the process was started
         registry.register(_AllWorkers())
     else:
         for metric in (REQUESTS, REQUEST_SECONDS, STORE_SECONDS, USERS, UNKNOWN_USERS):

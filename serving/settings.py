@@ -6,8 +6,9 @@ import hashlib
 import hmac
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from data.database import SettingsError, is_loopback
@@ -36,6 +37,14 @@ class Settings(BaseSettings):
     max_ids: int = Field(1000, ge=1)
     access_log: bool = True
     docs_url: str = "http://127.0.0.1:8080/"  # where `dbt docs serve` shows the lineage
+
+    @field_validator("docs_url")
+    @classmethod
+    def _an_address(cls, url: str) -> str:
+        where = urlsplit(url)
+        if where.scheme not in ("http", "https") or not where.hostname or where.port == 0:
+            raise ValueError(f"{url!r} is no address; expected one such as http://127.0.0.1:8080/")
+        return url
 
     def loopback_only(self) -> bool:
         """Whether `host` cannot be reached from another machine."""

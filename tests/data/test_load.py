@@ -180,7 +180,7 @@ def test_a_file_without_a_last_line_end_is_loaded_with_a_warning(
 ) -> None:
     content = "\n".join([HEADERS["users"], *USERS]).encode()
     result = load(drop(JAN, users=content), database)
-    assert result.warnings == ["users.csv: the last line has no line end; is the file complete?"]
+    assert result.warnings == ["users.csv: the last line has no line end; is it complete?"]
     assert result.tables["users"].added == 2
 
 

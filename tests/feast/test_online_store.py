@@ -195,6 +195,19 @@ def test_a_push_is_served_and_never_older_than_what_is_there(filled, offline, no
     assert read() == (100.1, FEB)
 
 
+def test_the_first_push_after_the_server_closed_its_connections(filled, offline, now):
+    """Idle connections die with a restart or a firewall; nothing pushed may be lost to that."""
+    filled.write_to_online_store("usage_features", pushed("user-000", now, 1.0, None))
+    with psycopg.connect(offline.settings.conninfo()) as connection:
+        connection.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where pid <> pg_backend_pid() and datname = current_database()"
+        )
+    filled.write_to_online_store("usage_features", pushed("user-000", now, 2.0, None))
+    [(value, *_)] = ask(filled, ["usage_features:watch_hours_30d"], ["user-000"])["watch_hours_30d"]
+    assert value == 2.0
+
+
 def test_a_push_without_a_key_or_a_time_writes_nothing(filled, now):
     from feature_repo.online_store import OnlineStoreError
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import date, datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -106,15 +105,74 @@ def test_the_sensor_asks_once_for_a_settled_drop(
     assert corrected.run_key != first.run_key
 
 
+def test_a_drop_whose_run_failed_on_an_outage_is_asked_for_again() -> None:
+    """Not one that was refused: the same files would fail alike, every half minute."""
+    from orchestration.definitions import after_an_outage
+
+    outcomes: list[object] = []
+
+    @dg.op
+    def step() -> None:
+        if (outcome := outcomes.pop(0)) is not None:
+            raise outcome  # type: ignore[misc]
+
+    @dg.job
+    def month() -> None:
+        step()
+
+    with dg.DagsterInstance.ephemeral() as instance:
+
+        def run(key: str, outcome: object) -> float:
+            outcomes.append(outcome)
+            tags = {"dagster/run_key": key}
+            month.execute_in_process(instance=instance, tags=tags, raise_on_error=False)
+            [record] = instance.get_run_records(dg.RunsFilter(tags=tags))
+            return record.end_time or 0.0
+
+        lost = dg.Failure("no connection", {"transient": True}, allow_retries=False)
+        refused = dg.Failure("bad file", {"transient": False}, allow_retries=False)
+        assert after_an_outage(instance, "2024-04:a", 0) == "2024-04:a"
+        ended = run("2024-04:a", lost)
+        assert after_an_outage(instance, "2024-04:a", ended + 50) == "2024-04:a"
+        assert after_an_outage(instance, "2024-04:a", ended + 70) == "2024-04:a+1"
+        ended = run("2024-04:a+1", lost)
+        assert after_an_outage(instance, "2024-04:a", ended + 70) == "2024-04:a+1"
+        assert after_an_outage(instance, "2024-04:a", ended + 130) == "2024-04:a+2"
+        ended = run("2024-04:a+2", None)
+        assert after_an_outage(instance, "2024-04:a", ended + 9999) == "2024-04:a+2"  # it worked
+        ended = run("2024-05:b", refused)
+        assert after_an_outage(instance, "2024-05:b", ended + 9999) == "2024-05:b"
+        ended = run("2024-06:c", KeyError("a bug"))
+        assert after_an_outage(instance, "2024-06:c", ended + 9999) == "2024-06:c"
+
+
+def test_what_is_served_is_told_of_the_store_that_serves_it(sample: Database) -> None:
+    """A store beside it, Redis say, may be a month ahead or behind."""
+    from orchestration import checks
+    from orchestration.report import report
+
+    with sample.connect() as connection:
+        connection.execute(
+            "insert into ledger.materializations (view_name, store, as_of, publication, end_date,"
+            " columns, considered, changed, unchanged, removed, seconds)"
+            " select view_name, 'redis localhost:6379', now(), publication, end_date,"
+            " columns, 1, 1, 0, 0, 0 from ledger.materializations where store = 'postgres'"
+        )
+    told = list(checks.fresh.node_def.compute_fn.decorated_fn())  # type: ignore[union-attr]
+    assert {check.metadata["as_of"].value[:10] for check in told} == {"2024-03-31"}
+    _, month = report(date(2024, 3, 31))
+    assert {f"{view.as_of:%Y-%m-%d}" for view in month.views} == {"2024-03-31"}
+
+
 def test_months(sample: Database) -> None:
-    from orchestration.backfill import months_of
+    from orchestration.backfill import MonthError, months_of
     from orchestration.definitions import month_before
 
     assert month_before(datetime(2024, 3, 2, 6)) == "2024-02"
     assert month_before(datetime(2024, 1, 2, 6)) == "2023-12"
     assert months_of("2024-01..2024-03") == ["2024-01", "2024-02", "2024-03"]
     assert months_of("2024-02,2024-01") == ["2024-02", "2024-01"]
-    with pytest.raises(argparse.ArgumentTypeError, match="'2023-12' is not one of the months"):
+    with pytest.raises(MonthError, match="'2023-12' is not one of the months"):
         months_of("2023-12..2024-01")
 
 

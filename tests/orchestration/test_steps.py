@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import psycopg
 import pytest
 
 from data.database import Database
+from feature_repo.manifest import manifest_path
 from orchestration import steps
 from orchestration.__main__ import main
 from orchestration.steps import StepError
@@ -126,6 +129,46 @@ def test_a_vector_has_every_feature_and_nulls_for_a_stranger(sample: Database) -
 def test_the_code_version_is_the_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(steps, "ROOT", tmp_path)
     assert steps.code_version() == ""  # no checkout: a wheel, an image
+
+
+def test_code_that_git_does_not_know_marks_the_version(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A model that was never committed made those features: the commit alone does not say how."""
+
+    def git(*words: str) -> None:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", "-C", str(tmp_path), *who, *words], check=True, capture_output=True)
+
+    models = tmp_path / "dbt_project" / "models"
+    models.mkdir(parents=True)
+    (models / "a.sql").write_text("select 1")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "a")
+    monkeypatch.setattr(steps, "ROOT", tmp_path)
+    clean = steps.code_version()
+    assert re.fullmatch("[0-9a-f]{12}", clean)
+    (tmp_path / "notes.txt").write_text("no code")
+    assert steps.code_version() == clean
+    (models / "b.sql").write_text("select 2")
+    assert steps.code_version() == f"{clean}+"
+    git("add", ".")
+    assert steps.code_version() == f"{clean}+"
+
+
+def test_a_relative_target_path_is_one_folder_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """dbt takes it as one inside of its project, wherever it is called."""
+    monkeypatch.setenv("DBT_TARGET_PATH", "elsewhere/target")
+    assert steps.target() == steps.DBT_PROJECT / "elsewhere" / "target"
+    assert manifest_path() == steps.target() / "manifest.json"
+    monkeypatch.delenv("DBT_TARGET_PATH")
+    assert steps.target() == steps.DBT_PROJECT / "target"
+
+
+def test_a_vector_of_what_is_no_user_id_is_refused() -> None:
+    with pytest.raises(StepError, match=r"'\.\.' is no user id: expected"):
+        steps.vector("..")
 
 
 def test_a_bug_keeps_its_traceback() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -141,6 +142,96 @@ def test_it_starts_in_the_open_with_a_key() -> None:
     Settings(host="0.0.0.0", **KEYS).check()
     Settings(host="localhost").check()
     Settings(host="127.0.0.2").check()
+
+
+def test_no_settings_show_a_secret() -> None:
+    """They end up in a debugger's view, a log line, an error report."""
+    settings = Settings(**KEYS)
+    shown = [repr(settings), str(settings), settings.model_dump_json(), repr(vars(settings))]
+    assert not [text for text in shown if "first-key" in text]
+    assert Keys(settings)
+
+
+def test_a_keys_file_that_is_no_text_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_bytes("schlüssel-0123456789".encode("latin-1"))
+    with pytest.raises(SettingsError, match=r"is not UTF-8 \(byte 5\)"):
+        Keys(Settings(keys_file=file))
+
+
+@pytest.mark.parametrize("url", ["localhost:8080", "http://", "127.0.0.1", "ftp://x/"])
+def test_an_address_of_the_docs_that_is_none_is_told(url: str) -> None:
+    with pytest.raises(ValueError, match="is no address; expected one such as http"):
+        Settings(docs_url=url)
+    assert Settings(docs_url="http://docs.example/").docs_url
+
+
+def test_head_is_answered_as_get_without_the_body(ask: Ask) -> None:
+    """What watches a service often asks with HEAD."""
+    paths = ["/health", "/ready", "/metrics", "/catalogue", "/", "/docs", "/examples"]
+    paths += ["/features/u00001", "/features/u00001/history", "/distributions", "/openapi.json"]
+    paths += ["/static/page.js"]
+    for path in paths:
+        head, get = ask(("HEAD", path), ("GET", path))
+        assert (head.status_code, head.content) == (200, b""), path
+        if path != "/metrics":
+            assert head.headers["content-length"] == get.headers["content-length"], path
+    for path in ("/nothing", "/features", "/features/%00"):
+        head, get = ask(("HEAD", path), ("GET", path))
+        assert (head.status_code, head.content) == (get.status_code, b"")
+    [wrong] = ask(("DELETE", "/health"))
+    assert wrong.headers["allow"] == "GET, HEAD"
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_uvicorn_behind_a_prefix_and_with_workers(
+    online: Database, free_port: Callable[[], int], tmp_path: Path, workers: str
+) -> None:
+    """`--root-path`, `--workers`, and our own setting for them: open paths stay open, ids keep
+    their slashes, and every worker's requests are counted, whichever answers."""
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", "serving.main:app", "--root-path", "/api"]
+    command += ["--port", str(port), "--workers", workers, "--timeout-worker-healthcheck", "60"]
+    keys = KEYS["keys"]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            env=environment(online, keys=keys, workers=2),
+            cwd=ROOT,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        until(lambda: _status(f"{url}/health") == 200)
+        assert _status(f"{url}/ready") == 200
+        assert _status(f"{url}/features/u00001") == 401
+        key = {"x-api-key": "first-key-0123456789"}
+        for _ in range(20):  # a connection each: any worker
+            answer = httpx.get(f"{url}/features/a%2Fhistory", headers=key)
+            assert answer.json()["user_id"] == "a/history"
+        past = httpx.get(f"{url}/features/a%2Fb/history", headers=key)
+        assert past.json()["user_id"] == "a/b"
+        counted = httpx.get(f"{url}/metrics", headers=key).text
+        line = 'method="GET",route="/features/{user_id}",status="200"} '
+        assert f"streamflow_requests_total{{{line}20.0" in counted
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def _status(url: str) -> int:
+    try:
+        return httpx.get(url, timeout=5).status_code
+    except httpx.TransportError:
+        return 0
 
 
 def test_uvicorn_alone_serves_the_app(

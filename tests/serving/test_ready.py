@@ -120,14 +120,18 @@ async def _rotate(role: Database, execute: Callable[[str], object]) -> None:
         assert (await client.get("/ready")).status_code == 200
         execute("alter role rotating password 'new'")
         execute("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'rotating'")
-        await asyncio.sleep(0.7)
-        assert kind(await client.get("/ready")) == "login-refused"
+        await _until(client, lambda answer: "login-refused" in answer.text)
         execute("alter role rotating password 'old'")
-        for _ in range(30):
-            await asyncio.sleep(0.1)
-            if (await client.get("/ready")).status_code == 200:
-                return
-        pytest.fail("not ready again")
+        await _until(client, lambda answer: answer.status_code == 200)
+
+
+async def _until(client: httpx.AsyncClient, condition: Callable[[httpx.Response], bool]) -> None:
+    for _ in range(50):
+        await asyncio.sleep(0.2)
+        answer = await client.get("/ready")
+        if condition(answer):
+            return
+    pytest.fail(answer.text)
 
 
 def test_the_size_of_an_online_table_holds_nothing_up(own_online: Database) -> None:

@@ -1,0 +1,288 @@
+# ruff: noqa: E501
+"""Files of other people's making: what a mapping says of them, and errors for the rest.
+
+If one of these fails, people convert their exports by hand, or a value is taken for another.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from datetime import datetime, timezone
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data.check import DropError
+from data.database import Database
+from data.load import load
+from tests.data.drops import USERS, everything, write_drop
+
+DAY = "2024-03-31"
+
+
+@pytest.fixture
+def drop(tmp_path: Path) -> Callable[..., Path]:
+    return partial(write_drop, tmp_path / "drops")
+
+
+def rows(settings: Database, table: str, columns: str) -> list[tuple[Any, ...]]:
+    with settings.connect() as connection:
+        query = f"select {columns} from raw.{table} where superseded_by is null order by 1"
+        return connection.execute(query).fetchall()  # type: ignore[arg-type]
+
+
+def put(folder: Path, **files: str | bytes) -> Path:
+    """Files by name, in which `__` stands for a dot."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        data = content.encode() if isinstance(content, str) else content
+        (folder / name.replace("__", ".")).write_bytes(data)
+    return folder
+
+
+def refused(folder: Path, settings: Database) -> str:
+    with pytest.raises(DropError) as error:
+        load(folder, settings)
+    return str(error.value)
+
+
+def test_gzip_and_parquet_hold_what_csv_does(database: Database, drop, tmp_path: Path) -> None:
+    load(drop("2024-02-29", users=USERS), database)
+    lines = "session_id,user_id,started_at,device_id,watch_minutes,skips,rebuffer_events\n"
+    lines += "s1,a,2024-03-01T10:00:00.123456Z,,10.5,3,\n"
+    folder = put(tmp_path / DAY, usage__csv__gz=gzip.compress(lines.encode()))
+    table = pa.table(
+        {
+            "payment_id": pa.array([9007199254740993, 1]),  # a double would lose the first
+            "user_id": ["a", "b"],
+            "attempted_at": pa.array(
+                [datetime(2024, 3, 2, 1, 2, 3, 456789), datetime(2024, 3, 2)], pa.timestamp("us")
+            ),
+            "amount": pa.array([Decimal("-999999999.99"), Decimal("0.10")], pa.decimal128(12, 2)),
+            "status": ["succeeded", "failed"],
+        }
+    )
+    pq.write_table(table, folder / "payments.parquet")
+    load(folder, database)
+    assert rows(database, "usage", "session_id, started_at, device_id, watch_minutes, skips") == [
+        ("s1", datetime(2024, 3, 1, 10, 0, 0, 123456, timezone.utc), None, Decimal("10.5000"), 3)
+    ]
+    found = rows(database, "payments", "payment_id, attempted_at, amount")
+    assert [row[0] for row in found] == ["1", "9007199254740993"]
+    assert found[1][1] == datetime(2024, 3, 2, 1, 2, 3, 456789, timezone.utc)
+    assert found[1][2] == Decimal("-999999999.99")
+
+
+MAPPING = """
+separator: ";"
+dates: {signup_date: DD/MM/YYYY, attempted_at: epoch_milliseconds, started_at: DD.MM.YYYY hh:mm}
+time_zone: America/New_York
+true: [yes, t, 1]
+false: [no, f, 0]
+empty: [NULL, n/a]
+decimal: ","
+thousands: "."
+currency: "€"
+files:
+  users:
+    file: people.csv
+    columns: {user_id: Kunde, signup_date: Seit, user_is_senior: Senior, has_family: Partner}
+    unknown_columns: ignore
+  payments:
+    columns: {user_id: Kunde, amount: Betrag, attempted_at: Wann}
+    values: {status: {ok: succeeded, declined: failed}}
+    make: {payment_id: "{Kunde}/{Wann}/{line}"}
+"""
+PEOPLE = """ KUNDE ;Seit; Senior;Partner;Shoe size
+a ; 31/01/2024 ;YES;0;42
+b;29/02/2024;NULL;t;43
+"""
+PAID = """Kunde;Wann;Betrag;status
+a;1709287200000;€ 1.299,00;ok
+b;1709287200123; -9,99 €;declined
+"""
+WATCHED = """session_id;user_id;started_at;watch_minutes
+s;a;10.03.2024 01:30;12,5
+t;a;10.03.2024 03:30;1
+"""
+
+
+def test_a_mapping_says_what_another_form_means(database: Database, tmp_path: Path) -> None:
+    folder = put(
+        tmp_path / DAY,
+        mapping__yml=MAPPING,
+        people__csv=PEOPLE,
+        payments__csv=PAID,
+        usage__csv=WATCHED,
+    )
+    result = load(folder, database)
+    assert "people.csv: ignored 'Shoe size'" in str(result)
+    assert rows(database, "users", "user_id, signup_date::text, user_is_senior, has_family") == [
+        ("a", "2024-01-31", True, False),
+        ("b", "2024-02-29", None, True),
+    ]
+    instant = datetime(2024, 3, 1, 10, tzinfo=timezone.utc)
+    assert rows(database, "payments", "payment_id, user_id, attempted_at, amount, status") == [
+        ("a/1709287200000/2", "a", instant, Decimal("1299.00"), "succeeded"),
+        (
+            "b/1709287200123/3",
+            "b",
+            instant.replace(microsecond=123000),
+            Decimal("-9.99"),
+            "failed",
+        ),
+    ]
+    # New York changed to summer time between the two: at 2 o'clock, to UTC-4.
+    assert rows(database, "usage", "session_id, started_at, watch_minutes") == [
+        ("s", datetime(2024, 3, 10, 6, 30, tzinfo=timezone.utc), Decimal("12.5000")),
+        ("t", datetime(2024, 3, 10, 7, 30, tzinfo=timezone.utc), Decimal("1.0000")),
+    ]
+
+
+def test_a_mapping_beside_the_drops_is_of_all_of_them(database: Database, tmp_path: Path) -> None:
+    put(tmp_path, mapping__yml="separator: ';'\n")
+    load(put(tmp_path / DAY, users__csv="user_id;signup_date\na;2024-01-01\n"), database)
+    assert rows(database, "users", "user_id, signup_date::text") == [("a", "2024-01-01")]
+
+
+@pytest.mark.parametrize(
+    ("mapping", "users", "expected"),
+    [
+        ("dates: DD/MM/YYYY", "a,31/02/2024", "2, signup_date: '31/02/2024'; expected a date as"),
+        ("dates: MM/DD/YYYY", "a,31/01/2024", "'31/01/2024'; expected a date as MM/DD/YYYY"),
+        ("true: [Y]\nfalse: [N]", "a,2024-01-01,maybe", "'maybe'; expected one of Y, N"),
+        ("seperator: ';'", "", "mapping.yml: 1 error\n  seperator: unknown; expected one of"),
+        ("separator: ';;'", "", "separator: ';;'; expected one character"),
+        ("time_zone: Mars/Olympus", "", "'Mars/Olympus'; expected a name of the time zone database"),
+        ("files: {people: {}}", "", "files.people: no table of a drop; expected one of users"),
+        ("files: {users: {columns: {nobody: x}}}", "", "files.users.columns"),
+        ("dates: soon", "", "dates: 'soon'; expected a form such as DD/MM/YYYY"),
+        ("a: [", "", "is no YAML"),
+        ("- a", "", "expected keys and values"),
+        ("files: {users: {make: {user_gender: '{nothing}'}}}", "a,2024-01-01", "is made from 'nothing'"),
+    ],
+)  # fmt: skip
+def test_what_a_mapping_cannot_mean_is_an_error(
+    database: Database, tmp_path: Path, mapping: str, users: str, expected: str
+) -> None:
+    before = everything(database)
+    lines = f"user_id,signup_date,user_is_senior\n{users}{',' * (2 - users.count(','))}\n"
+    folder = put(tmp_path / DAY, mapping__yml=mapping, users__csv=lines)
+    assert expected in refused(folder, database)
+    assert everything(database) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("users__csv", "user_id;signup_date\na;2024-01-01\n", "looks separated by semicolons; expected ','. Write"),
+        ("users__csv", "user_id\tsignup_date\n", 'looks separated by tabs; expected \',\'. Write the file so, or say separator: "\\t"'),
+        ("users__csv", "User_ID,signup_date\na,2024-01-01\n", "unknown column 'User_ID'; did you mean user_id?"),
+        ("users__csv", " user_id ,signup_date\na,2024-01-01\n", "unknown column ' user_id '; did you mean user_id?"),
+        ("users__csv__gz", gzip.compress(b"user_id,signup_date\na,2024-01-01\n")[:-9], "users.csv.gz: 1 error\n  is no whole gzip file"),
+        ("users__csv__gz", b"user_id,signup_date\n", "is no whole gzip file"),
+        ("users__parquet", b"PAR1 no", "users.parquet: 1 error\n  is no Parquet file"),
+        ("users__csv", "user_id,signup_date\nNULL,2024-01-01\nnan,2024-01-01\n", "line 2, user_id: 'NULL' says that there is none"),
+    ],
+)  # fmt: skip
+def test_a_form_that_nobody_mapped_is_told_by_its_cause(
+    database: Database, tmp_path: Path, name: str, content: str | bytes, expected: str
+) -> None:
+    before = everything(database)
+    said = refused(put(tmp_path / DAY, **{name: content}), database)
+    assert expected in said
+    assert "user_id: the column is missing" not in said
+    assert everything(database) == before
+
+
+def test_two_files_for_one_table_are_refused(database: Database, tmp_path: Path) -> None:
+    csv = "user_id,signup_date\na,2024-01-01\n"
+    folder = put(tmp_path / DAY, users__csv=csv, users__csv__gz=gzip.compress(csv.encode()))
+    assert "users.csv and users.csv.gz are both users; leave one" in refused(folder, database)
+
+
+def test_a_column_that_may_be_empty_may_be_absent(database: Database, tmp_path: Path) -> None:
+    load(put(tmp_path / DAY, users__csv="signup_date,user_id\n2024-01-01,a\n"), database)
+    assert rows(database, "users", "user_id, user_gender, has_family") == [("a", None, None)]
+    (loads,) = rows_of_loads(database)
+    assert loads == ["user_id", "signup_date"]
+
+
+def rows_of_loads(settings: Database) -> list[Any]:
+    with settings.connect() as connection:
+        found = connection.execute("select recorded from raw.loads").fetchall()
+        return [row[0] for row in found]
+
+
+def test_refused_rows_are_left_out_and_written_with_their_reasons(
+    database: Database, tmp_path: Path
+) -> None:
+    folder = put(
+        tmp_path / DAY,
+        users__csv="user_id,signup_date\na,2024-01-01\nb,yesterday\n",
+        support__csv=(
+            "ticket_id,user_id,opened_at,resolved_at,category\n"
+            "t1,a,2024-03-01,,ticket/billing\n"
+            "t1,a,2024-03-02T00:00:00,2024-04-02T00:00:00,ticket/billing\n"
+            "t2,b,2024-03-02T00:00:00,,ticket/billing\n"
+            "t3,a,2024-03-02T00:00:00,,ticket/billing\n"
+            "t3,a,2024-03-02T00:00:00,,ticket/billing\n"
+            "t4,a\n"
+            "t5,nobody,2024-03-02T00:00:00,,ticket/billing\n"
+        ),
+    )
+    before = everything(database)
+    assert "users.csv: 1 error" in refused(folder, database)
+    assert everything(database) == before
+    result = load(folder, database, quarantine=tmp_path / "refused")
+    assert result.tables["support"].read == 2
+    assert result.tables["support"].added == 1
+    assert "support.csv: 5 rows refused" in str(result)
+    assert rows(database, "users", "user_id") == [("a",)]
+    assert rows(database, "support", "ticket_id") == [("t3",)]
+    kept = (tmp_path / "refused" / DAY / "support.csv").read_text().splitlines()
+    assert kept[0] == "line,reasons,row"
+    assert [line.split(",")[0] for line in kept[1:]] == ["2", "3", "4", "7", "8"]
+    assert "resolved_at: '2024-04-02T00:00:00' lies after the drop" in kept[2]
+    assert "t2,b,2024-03-02T00:00:00" in kept[3]
+    assert "user_id: 'b' is not known" in kept[3]
+
+
+def test_a_check_loads_nothing_and_says_so(database: Database, drop) -> None:
+    before = everything(database)
+    said = str(load(drop(DAY, users=USERS), database, dry_run=True))
+    assert said.endswith("nothing was loaded; `load` would make it load 1")
+    assert everything(database) == before
+
+
+def test_what_is_odd_about_users_is_told(database: Database, drop) -> None:
+    said = str(load(drop(DAY, users=[*USERS, f"c,{DAY},,,,"]), database))
+    assert f"1 signed up on {DAY} itself ('c')" in said
+    session = "s,b,2024-03-01T00:00:00Z,,1,,"
+    load(drop("2024-04-30", users=USERS, usage=[session]), database)
+    load(drop("2024-04-30", users=USERS[:1]), database)
+    said = str(load(drop(DAY, users=USERS[:1]), database))
+    assert "1 are listed by no drop any more ('b'); their 1 events stay" in said or (
+        "2 are listed by no drop any more" in said
+    )
+
+
+def test_raw_columns_of_an_earlier_release_are_widened(database: Database) -> None:
+    from data.setup import set_up
+
+    with database.connect() as connection:
+        connection.execute("alter table raw.payments alter column amount type numeric(10,2)")
+        connection.execute("create view staging.stg_payments as select amount from raw.payments")
+    set_up(database)
+    with database.connect() as connection:
+        found = connection.execute(
+            "select format_type(atttypid, atttypmod) from pg_attribute"
+            " where attrelid = 'raw.payments'::regclass and attname = 'amount'"
+        ).fetchone()
+    assert found == ("numeric(17,2)",)

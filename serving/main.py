@@ -59,8 +59,10 @@ def create_app(settings: Settings | None = None, database: Database | None = Non
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         set_up_logs()
         await state.start()
-        yield
-        await state.stop()
+        try:
+            yield
+        finally:
+            await state.stop()
 
     app = FastAPI(
         title="StreamFlow features",

@@ -6,7 +6,6 @@ in one folder, PROMETHEUS_MULTIPROC_DIR, and whichever worker is scraped adds th
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.values import MutexValue, ValueClass
 
 from serving.answers import UNIX_2000
 
@@ -84,7 +84,7 @@ class _Now:
 def exposition(state: State) -> bytes:
     """All metrics in Prometheus' text format."""
     registry = CollectorRegistry()
-    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):  # what counts is how the process was started
+    if ValueClass is not MutexValue:  # in files: the folder was there when the client was imported
         registry.register(_AllWorkers())
     else:
         for metric in (REQUESTS, REQUEST_SECONDS, STORE_SECONDS, USERS, UNKNOWN_USERS):

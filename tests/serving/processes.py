@@ -26,7 +26,8 @@ def environment(database: Database, **settings: object) -> dict[str, str]:
         "STREAMFLOW_PG_PORT": str(database.port),
         "STREAMFLOW_PG_DATABASE": database.database,
     }
-    return {**os.environ, **where, **given}
+    ours = {k: v for k, v in os.environ.items() if k != "PROMETHEUS_MULTIPROC_DIR"}  # Feast's doing
+    return {**ours, **where, **given}
 
 
 @contextlib.contextmanager

@@ -212,9 +212,11 @@ def test_uvicorn_behind_a_prefix_and_with_workers(
             assert answer.json()["user_id"] == "a/history"
         past = httpx.get(f"{url}/features/a%2Fb/history", headers=key)
         assert past.json()["user_id"] == "a/b"
-        counted = httpx.get(f"{url}/metrics", headers=key).text
-        line = 'method="GET",route="/features/{user_id}",status="200"} '
-        assert f"streamflow_requests_total{{{line}20.0" in counted
+        line = (
+            'streamflow_requests_total{method="GET",route="/features/{user_id}",status="200"} 20.0'
+        )
+        # A request is counted after its answer was sent.
+        until(lambda: line in httpx.get(f"{url}/metrics", headers=key).text, 10)
     finally:
         process.terminate()
         process.wait(20)

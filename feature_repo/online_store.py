@@ -242,7 +242,7 @@ class StreamflowOnlineStore(OnlineStore):
             ) from missing
         except psycopg.OperationalError as lost:
             raise connections.unreachable(Database()) from lost
-        for line in lines:
+        for line in lines or ([] if dropped else ["Nothing changed in the online tables."]):
             print(line)
         for note in dropped:
             print(f"WARNING {note}", file=sys.stderr)

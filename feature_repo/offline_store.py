@@ -40,7 +40,7 @@ from feast.utils import compute_non_entity_date_range
 from pydantic import Field, PositiveInt, StrictStr
 
 from data.database import Database
-from feature_repo import arrow_copy, entity_frame, point_in_time
+from feature_repo import arrow_copy, entity_frame, pickling, point_in_time  # noqa: F401
 from feature_repo.point_in_time import Bounds, View
 from feature_repo.retrieval_job import StreamflowRetrievalJob
 

@@ -29,18 +29,21 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres import (
     PostgreSQLOfflineStore,
     PostgreSQLOfflineStoreConfig,
 )
-from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import (
-    PostgreSQLSource,
-)
 from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import RepoConfig
-from feast.utils import compute_non_entity_date_range
 from pydantic import Field, PositiveInt, StrictStr
 
 from data.database import Database
-from feature_repo import arrow_copy, entity_frame, pickling, point_in_time  # noqa: F401
+from feature_repo import (
+    arrow_copy,
+    effective_sources,
+    entity_frame,
+    pickling,  # noqa: F401
+    point_in_time,
+)
+from feature_repo.date_range import date_range
 from feature_repo.point_in_time import Bounds, View
 from feature_repo.retrieval_job import StreamflowRetrievalJob
 
@@ -119,20 +122,22 @@ class StreamflowOfflineStore(PostgreSQLOfflineStore):
                 view.name: _versioned_columns(connection, view.batch_source)
                 for view in feature_views
             }
+            if entity_df is None:
+                asked = date_range(kwargs.get("start_date"), kwargs.get("end_date"), feature_views)
+                kwargs |= {"start_date": asked[0], "end_date": asked[1]}
             if not all(types.values()):
+                versioned = {name for name, columns in types.items() if columns}
+                known = effective_sources.as_known(
+                    feature_views, versioned, _known_at.get(), filter_by_created_timestamp
+                )
                 return PostgreSQLOfflineStore.get_historical_features(
-                    config, feature_views, feature_refs, entity_df, registry, project,
+                    config, known, feature_refs, entity_df, registry, project,
                     full_feature_names, filter_by_created_timestamp, **kwargs,
                 )  # fmt: skip
-            if entity_df is None:
-                frame = None
-                start, end = compute_non_entity_date_range(
-                    feature_views, kwargs.get("start_date"), kwargs.get("end_date")
-                )
-            elif isinstance(entity_df, str):
+            if isinstance(entity_df, str):
                 frame = entity_frame.from_query(connection, entity_df)
             else:
-                frame = entity_frame.from_pandas(entity_df)
+                frame = None if entity_df is None else entity_frame.from_pandas(entity_df)
         bounds = Bounds(_known_at.get(), filter_by_created_timestamp)
         contexts = offline_utils.get_feature_view_query_context(
             feature_refs, feature_views, registry, project, _ANY_RANGE
@@ -142,7 +147,10 @@ class StreamflowOfflineStore(PostgreSQLOfflineStore):
             for context, view in _paired(contexts, feature_views)
         ]
         keys = point_in_time.frame_keys(views)
+        start: datetime | None
+        end: datetime | None
         if frame is None:
+            start, end = asked
             query = point_in_time.between(views, start, end, bounds)
             schema = _range_schema(views, keys)
             frame_columns = keys
@@ -295,15 +303,4 @@ def _effective(config: RepoConfig, source: DataSource, keys: list[str]) -> DataS
     with config.offline_store.connect() as connection:
         if not _versioned_columns(connection, source):
             return source
-    schema, _, table = source.get_table_query_string().partition(".")
-    created = source.created_timestamp_column
-    view = View(
-        source.name, schema, table, {key: key for key in keys}, {}, source.timestamp_field, created
-    )
-    return PostgreSQLSource(
-        name=source.name,
-        query=point_in_time.effective(view, _known_at.get()).as_string(),
-        timestamp_field=source.timestamp_field,
-        created_timestamp_column=created,
-        field_mapping=source.field_mapping,
-    )
+    return effective_sources.effective(source, keys, _known_at.get())

@@ -29,6 +29,7 @@ from feature_repo.manifest import (
     Service,
     read_manifest,
 )
+from feature_repo.registry import definitions_loaded
 from feature_repo.views import FEAST_TYPES
 
 
@@ -132,6 +133,7 @@ def apply_definitions(store: FeatureStore, manifest: Manifest | None = None) -> 
     `feast apply` itself imports definitions.py, which a process can do only once.
     """
     contents = repo_contents(store, manifest or read_manifest())
+    definitions_loaded()
     apply_total_with_repo_instance(
         store, store.project, store.registry, contents, skip_source_validation=False
     )

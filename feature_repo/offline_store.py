@@ -40,6 +40,7 @@ from feature_repo import (
     arrow_copy,
     effective_sources,
     entity_frame,
+    one_line,  # noqa: F401
     pickling,  # noqa: F401
     point_in_time,
 )

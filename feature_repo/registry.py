@@ -15,7 +15,7 @@ import psycopg
 from feast.infra.registry.registry_store import RegistryStore
 from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
 from feast.repo_config import RegistryConfig
-from google.protobuf.message import Message  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
 
 from data.database import Database
 from feature_repo.connections import read, transaction
@@ -40,6 +40,35 @@ class RegistryConflictError(RegistryError):
     """Another process changed the registry since it was read; nothing was written."""
 
 
+class RegistryDamagedError(RegistryError):
+    """The stored bytes are no registry, or not the whole of one."""
+
+
+_definitions_loaded = False
+
+
+def definitions_loaded() -> None:
+    """Say that this process has what a registry is made from (`feast apply` and `plan`): it may
+    take a damaged one for an empty one. To others that would be a project without features."""
+    global _definitions_loaded
+    _definitions_loaded = True
+
+
+def parse(blob: bytes, version: int) -> RegistryProto:
+    """The registry of a row of online.registry.
+
+    Raises:
+        RegistryDamagedError: `blob` cannot be read, or is not the whole of that version.
+    """
+    try:
+        registry = RegistryProto.FromString(blob)
+    except DecodeError as error:
+        raise RegistryDamagedError(str(error)) from None
+    if registry.version_id != str(version):
+        raise RegistryDamagedError("it does not hold the version that its row names")
+    return registry
+
+
 class PostgresRegistryStore(RegistryStore):
     """Keeps the registry under the name `registry.path`.
 
@@ -50,15 +79,15 @@ class PostgresRegistryStore(RegistryStore):
         self.settings = Database()
         self.name = registry_config.path
         self.serving = bool(getattr(registry_config, "serving", False))
+        self.told = False  # that it is damaged
 
     def get_registry_proto(self) -> RegistryProto:
         """The stored registry.
 
         Raises:
             FileNotFoundError: there is none yet (Feast then writes an empty one).
-            RegistryError: there is none yet and this role may not write one.
+            RegistryError: there is none yet and this role may not write one, or it is damaged.
         """
-
         stored = self._stored()
         if stored is not None:
             return stored
@@ -67,15 +96,27 @@ class PostgresRegistryStore(RegistryStore):
         raise FileNotFoundError(self.name)
 
     def _stored(self) -> RegistryProto | None:
-        def select(connection: psycopg.Connection) -> tuple[bytes] | None:
-            query = "select blob from online.registry where name = %s"
+        def select(connection: psycopg.Connection) -> tuple[bytes, int] | None:
+            query = "select blob, version from online.registry where name = %s"
             return connection.execute(query, [self.name], binary=True).fetchone()
 
         try:
             row = read(self.settings, select, serving=self.serving)
         except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
             return None
-        return None if row is None else RegistryProto.FromString(row[0])
+        if row is None:
+            return None
+        try:
+            return parse(*row)
+        except RegistryDamagedError as damaged:
+            what = f"Feast's registry {self.name!r} is damaged ({damaged})"
+            if self.serving or not _definitions_loaded:
+                remedy = "Make it anew from dbt's manifest with: cd feature_repo && feast apply"
+                raise RegistryDamagedError(f"{what}. {remedy}") from None
+            if not self.told:
+                print(f"{what}: an apply makes it anew from dbt's manifest.")
+            self.told = True
+            return RegistryProto(version_id=str(row[1]))
 
     def update_registry_proto(self, registry_proto: RegistryProto) -> None:
         """Replace the stored registry by `registry_proto`, which becomes the next version.

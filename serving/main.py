@@ -106,11 +106,19 @@ def _add_operations(app: FastAPI, state: State) -> None:
         """The process works. Says nothing about the database."""
         return schemas.Status(status="ok")
 
-    @app.get("/ready", tags=["operation"], responses=_problems(503))
-    async def ready() -> schemas.Status:
-        """The registry is loaded and the online store answers."""
+    @app.get(
+        "/ready",
+        tags=["operation"],
+        responses=_problems(503),
+        response_model_exclude_none=True,
+    )
+    async def ready() -> schemas.Ready:
+        """The registry is loaded and the online store answers.
+
+        `registry` says so when the stored one is damaged, and the one before it is served.
+        """
         await state.read(None, ["-"])
-        return schemas.Status(status="ok")
+        return schemas.Ready(status="ok", registry=state.damaged or None)
 
     @app.get(
         "/metrics",
@@ -129,6 +137,8 @@ def _add_operations(app: FastAPI, state: State) -> None:
         Every worker does so by itself within STREAMFLOW_API_REFRESH seconds (5).
         """
         await state.reload()
+        if state.damaged:
+            raise Problem(503, "registry-damaged", state.damaged)
         assert state.catalogue is not None  # or reload would have raised
         return schemas.Reloaded(registry_version=state.catalogue.version)
 

@@ -68,6 +68,7 @@ KINDS = {
     "body-too-large": "the body is larger than one request may be",
     "body-too-slow": "the body did not arrive in time",
     "no-registry": "no feature registry was loaded yet",
+    "registry-damaged": "the stored feature registry cannot be read",
     "store-unavailable": "the online store cannot be read at the moment",
     "store-mismatch": "the registry names a table or column that the online store lacks",
     "overloaded": "more reads are waiting than this process can answer in time",

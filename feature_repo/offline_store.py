@@ -46,6 +46,7 @@ from feature_repo import (
 )
 from feature_repo.date_range import date_range
 from feature_repo.point_in_time import Bounds, View
+from feature_repo.provider import offline_refused
 from feature_repo.retrieval_job import StreamflowRetrievalJob
 
 SCHEMA = "published"
@@ -174,6 +175,13 @@ class StreamflowOfflineStore(PostgreSQLOfflineStore):
             ),
             metadata=RetrievalMetadata(feature_refs, frame_columns, start, end),
         )
+
+    @staticmethod
+    def offline_write_batch(
+        config: RepoConfig, feature_view: FeatureView, table: pa.Table, progress: Any
+    ) -> None:
+        """Raises PushError: history is what a build published."""
+        raise offline_refused(feature_view.name)
 
     @staticmethod
     def pull_latest_from_table_or_query(

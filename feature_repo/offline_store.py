@@ -85,6 +85,8 @@ class StreamflowOfflineStoreConfig(PostgreSQLOfflineStoreConfig):
     sslmode: StrictStr | None = Field(default_factory=lambda: Database().sslmode)
     connections: PositiveInt = 2
     """A large frame is looked up on this many connections side by side, from one snapshot."""
+    nullable_dtypes: bool = False
+    """`to_df` gives pandas' nullable types: Int64, boolean, string. Feast's own are the default."""
 
     def connect(self) -> psycopg.Connection:
         """One connection, in UTC."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from datetime import timedelta
+from pathlib import Path
 
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, Project, ValueType
 from feast.base_feature_view import BaseFeatureView
@@ -27,6 +28,7 @@ from feature_repo.manifest import (
     Manifest,
     ManifestError,
     Service,
+    manifest_path,
     read_manifest,
 )
 from feature_repo.registry import definitions_loaded
@@ -127,12 +129,13 @@ def _service(service: Service, views: dict[str, FeatureView]) -> FeatureService:
 
 
 def apply_definitions(store: FeatureStore, manifest: Manifest | None = None) -> None:
-    """What `feast apply` does, in this process: register what the manifest (default: the newest)
-    says, delete what it no longer says, and alter the online tables.
+    """What `feast apply` does, in this process: register what the manifest (default: that of the
+    store's own checkout) says, delete what it no longer says, and alter the online tables.
 
     `feast apply` itself imports definitions.py, which a process can do only once.
     """
-    contents = repo_contents(store, manifest or read_manifest())
+    path = manifest_path(Path(store.repo_path).resolve().parent)
+    contents = repo_contents(store, manifest or read_manifest(path))
     definitions_loaded()
     apply_total_with_repo_instance(
         store, store.project, store.registry, contents, skip_source_validation=False

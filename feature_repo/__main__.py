@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from feature_repo.audit import AuditError, audit
+from feature_repo.connections import DatabaseUnreachable
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
             results = audit_redis(views=asked.views or None)
         else:
             results = audit(views=asked.views or None)
-    except AuditError as failed:
+    except (AuditError, DatabaseUnreachable) as failed:
         print(failed, file=sys.stderr)
         return 1
     for result in results:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -23,6 +24,10 @@ Result = TypeVar("Result")
 WAIT = 3.0
 RECONNECT = 1.0
 IDLE = 60.0  # seconds after which an idle connection is closed
+
+# Each failed attempt is a warning of the pool's, which says less than the error that follows; it is
+# for those who have set up logging, and not for everybody's screen.
+logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
 
 _pools: dict[str, ConnectionPool] = {}
 _inherited: list[ConnectionPool] = []  # after a fork: the parent's

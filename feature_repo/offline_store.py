@@ -35,7 +35,7 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import RepoConfig
 from pydantic import Field, PositiveInt, StrictStr
 
-from data.database import Database
+from data.database import Database, no_connection
 from feature_repo import (
     arrow_copy,
     effective_sources,
@@ -44,6 +44,7 @@ from feature_repo import (
     pickling,  # noqa: F401
     point_in_time,
 )
+from feature_repo.connections import DatabaseUnreachable
 from feature_repo.date_range import date_range
 from feature_repo.point_in_time import Bounds, View
 from feature_repo.provider import offline_refused
@@ -89,11 +90,15 @@ class StreamflowOfflineStoreConfig(PostgreSQLOfflineStoreConfig):
     """`to_df` gives pandas' nullable types: Int64, boolean, string. Feast's own are the default."""
 
     def connect(self) -> psycopg.Connection:
-        """One connection, in UTC."""
+        """One connection, in UTC. Raises DatabaseUnreachable, which says why there is none."""
         settings = self.model_dump(
             include={"host", "port", "database", "user", "password", "sslmode"}, exclude_none=True
         )
-        return Database(**settings).connect(application_name="streamflow-training")
+        database = Database(**settings)
+        try:
+            return database.connect(application_name="streamflow-training")
+        except psycopg.OperationalError as error:
+            raise DatabaseUnreachable(no_connection(error, database)) from None
 
 
 class StreamflowOfflineStore(PostgreSQLOfflineStore):

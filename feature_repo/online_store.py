@@ -23,7 +23,7 @@ from feast.utils import make_tzaware
 from psycopg import sql
 from psycopg_pool import PoolTimeout
 
-from data.database import Database
+from data.database import Database, no_connection
 from feature_repo import connections, loop_connections, online_tables, pickling  # noqa: F401
 from feature_repo.online_answer import Asked, asked_for, fill, together, user_id_of
 from feature_repo.online_read import Vector, select_vectors, split_row
@@ -215,7 +215,9 @@ class StreamflowOnlineStore(OnlineStore):
                 "The schema online does not exist. Make it with: python -m data setup"
             ) from missing
         except psycopg.OperationalError as lost:
-            raise connections.unreachable(Database()) from lost
+            if lost.sqlstate:
+                raise  # the server refused something, and not the way to it
+            raise connections.DatabaseUnreachable(no_connection(lost, Database())) from lost
         for line in lines or ([] if dropped else ["Nothing changed in the online tables."]):
             print(line)
         for note in dropped:

@@ -7,6 +7,10 @@ import subprocess
 
 import pytest
 
+from feature_repo.__main__ import main
+from feature_repo.connections import DatabaseUnreachable
+from feature_repo.offline_store import StreamflowOfflineStoreConfig
+from feature_repo.online_store import StreamflowOnlineStore
 from tests.feast.offline import JAN, Offline
 from tests.feast.test_commands import run
 
@@ -43,6 +47,22 @@ def test_what_our_stores_refuse_is_one_line(offline: Offline, store, monkeypatch
     assert "STREAMFLOW_PG_PASSWORD" in refused
     monkeypatch.setenv("STREAMFLOW_PG_PORT", str(free_port()))
     assert "does not answer (Connection refused)" in error(run("feature-views", "list"))
+
+
+def test_training_reads_and_the_audit_tell_a_wrong_password(
+    offline: Offline, store, monkeypatch, capsys
+):
+    online_store, view = StreamflowOnlineStore(), store.get_feature_view("user_features")
+    monkeypatch.setenv("STREAMFLOW_PG_PASSWORD", "tr0ub4dor")
+    config = StreamflowOfflineStoreConfig()
+    for attempt in (config.connect, lambda: online_store.update(None, [], [view], [], [], True)):
+        with pytest.raises(DatabaseUnreachable, match="password authentication failed") as failed:
+            attempt()
+        assert failed.value.why.kind == "login"
+    assert main(["audit"]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert "STREAMFLOW_PG_PASSWORD" in said[0]
 
 
 @pytest.mark.parametrize("how", [CUT, "''", "'\\xdeadbeef'"])

@@ -45,10 +45,10 @@ from feature_repo import (
     point_in_time,
 )
 from feature_repo.connections import DatabaseUnreachable
-from feature_repo.date_range import date_range
 from feature_repo.point_in_time import Bounds, View
 from feature_repo.provider import offline_refused
 from feature_repo.retrieval_job import StreamflowRetrievalJob
+from feature_repo.time_range import date_range
 
 SCHEMA = "published"
 _known_at: ContextVar[datetime | None] = ContextVar("known_at", default=None)

@@ -7,6 +7,7 @@ import re
 from datetime import datetime, timezone
 
 from feast import FeatureStore
+from feast.repo_operations import get_repo_files
 
 from feature_repo.feast_objects import apply_definitions, repo_contents
 from feature_repo.manifest import read_manifest
@@ -31,6 +32,11 @@ def planned_changes() -> list[str]:
 def version(offline: Offline) -> int:
     with offline.connect() as connection:
         return connection.execute("select version from online.registry").fetchone()[0]
+
+
+def test_an_apply_imports_the_definitions_alone():
+    """Every other module of ours would be imported again, under another name."""
+    assert [path.name for path in get_repo_files(REPO)] == ["definitions.py"]
 
 
 def test_a_second_apply_changes_nothing_and_says_so(offline: Offline):

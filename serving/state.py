@@ -174,16 +174,17 @@ class State:
         version, digest, blob = rows[0]
         if blob is None:
             return
-        self._registry_seen = (version, digest)
         try:
             parse(blob, version)
         except RegistryDamagedError as error:
+            self._registry_seen = (version, digest)
             self.damaged = "The feature registry is damaged. Make it anew with: feast apply"
             log.error("registry version %s is damaged (%s); kept what was loaded", version, error)
             return
         self.damaged = ""
         catalogue = read_catalogue(blob, self.feast.project, version)
         self.answers = Answers(catalogue, self.invocations)
+        self._registry_seen = (version, digest)
         log.info(
             "registry version %s: services %s, refused %s",
             version,

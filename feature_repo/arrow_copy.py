@@ -8,6 +8,7 @@ text that reads back to the same double, and both tell an empty string ("") from
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 
 import psycopg
 import pyarrow as pa
@@ -31,7 +32,11 @@ ARROW_TYPES: dict[str, pa.DataType] = {
     "timestamptz": pa.timestamp("us", "UTC"),
     "timestamp": pa.timestamp("us"),
     "date": pa.date32(),
+    "uuid": pa.string(),  # its canonical text, which is all that there is to it
 }
+MOST_DIGITS = 76  # of Arrow's widest decimal
+# Of a numeric without declared digits; what is read has as many as its values need.
+ANY_DECIMAL = pa.decimal256(MOST_DIGITS, MOST_DIGITS // 2)
 POSTGRES_TYPES = {
     pa.bool_(): "boolean",
     pa.int8(): "smallint",
@@ -48,12 +53,14 @@ POSTGRES_TYPES = {
 }
 
 
-def arrow_type(column: str, postgres_type: str) -> pa.DataType:
-    """Arrow type of a Postgres column.
+def arrow_type(column: str, postgres_type: str, modifier: int = -1) -> pa.DataType:
+    """Arrow type of a Postgres column; `modifier` is its typmod, for numeric(precision, scale).
 
     Raises:
         TypeError: the type has no exact counterpart; names the column and the types that do.
     """
+    if postgres_type == "numeric":
+        return _decimal(column, modifier)
     try:
         return ARROW_TYPES[postgres_type]
     except KeyError:
@@ -64,12 +71,27 @@ def arrow_type(column: str, postgres_type: str) -> pa.DataType:
         ) from None
 
 
+def _decimal(column: str, modifier: int) -> pa.DataType:
+    """The decimal of numeric(precision, scale)."""
+    if modifier < 0:
+        return ANY_DECIMAL
+    precision, scale = (modifier - 4) >> 16 & 0xFFFF, ((modifier - 4 & 0x7FF) ^ 1024) - 1024
+    if precision > MOST_DIGITS or not 0 <= scale <= precision:
+        raise TypeError(
+            f"column {column} is numeric({precision}, {scale}), which no decimal of at most "
+            f"{MOST_DIGITS} digits holds exactly: cast it to a narrower one"
+        )
+    return pa.decimal128(precision, scale) if precision <= 38 else pa.decimal256(precision, scale)
+
+
 def postgres_type(column: str, kind: pa.DataType) -> str:
     """Postgres type that holds an Arrow column exactly; TypeError where there is none."""
     if pa.types.is_timestamp(kind):
         return "timestamptz" if kind.tz else "timestamp"
     if pa.types.is_dictionary(kind):
         return postgres_type(column, kind.value_type)
+    if pa.types.is_decimal(kind):
+        return f"numeric({kind.precision}, {kind.scale})"
     try:
         return POSTGRES_TYPES[kind]
     except KeyError:
@@ -125,8 +147,9 @@ def read(connection: psycopg.Connection, query: sql.Composable, schema: pa.Schem
         rows = _Rows(copy)
         if not rows.peek():
             return schema.empty_table()
-        binary = [field.name for field in schema if pa.types.is_binary(field.type)]
-        wire = {f.name: pa.string() if f.name in binary else f.type for f in schema}
+        # What Arrow's reader does not take from a CSV (of decimals, only some).
+        texts = [f for f in schema if pa.types.is_binary(f.type) or pa.types.is_decimal(f.type)]
+        wire = {f.name: pa.string() if f in texts else f.type for f in schema}
         table = pa.csv.read_csv(
             pa.PythonFile(rows, mode="r"),
             read_options=pa.csv.ReadOptions(column_names=schema.names, block_size=BLOCK),
@@ -140,10 +163,33 @@ def read(connection: psycopg.Connection, query: sql.Composable, schema: pa.Schem
                 quoted_strings_can_be_null=False,
             ),
         )
-    for name in binary:  # sent as \\x and hexadecimal digits
-        values = [v and bytes.fromhex(v[2:]) for v in table.column(name).to_pylist()]
-        table = table.set_column(schema.names.index(name), name, pa.array(values, pa.binary()))
+    for field in texts:
+        read = _bytes if pa.types.is_binary(field.type) else _decimals
+        column = read(field, table.column(field.name).to_pylist())
+        table = table.set_column(schema.names.index(field.name), field.name, column)
     return table
+
+
+def _bytes(field: pa.Field, texts: list[str | None]) -> pa.Array:
+    """Sent as \\x and hexadecimal digits."""
+    return pa.array([v and bytes.fromhex(v[2:]) for v in texts], pa.binary())
+
+
+def _decimals(field: pa.Field, texts: list[str | None]) -> pa.Array:
+    values = [v if v is None else Decimal(v) for v in texts]
+    if odd := [v for v in values if v is not None and not v.is_finite()]:
+        raise TypeError(f"column {field.name} holds {odd[0]}, which no decimal does: leave it out")
+    if field.type != ANY_DECIMAL:
+        return pa.array(values, field.type)
+    if not any(v is not None for v in values):
+        return pa.array(values, pa.decimal128(38, 0))
+    try:
+        return pa.array(values)
+    except pa.ArrowInvalid:
+        raise TypeError(
+            f"column {field.name} needs more than the {MOST_DIGITS} digits of Arrow's widest "
+            "decimal: cast it to a narrower numeric, or to text"
+        ) from None
 
 
 def write(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 
 import psycopg
 from psycopg import sql
-from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
+from psycopg_pool import ConnectionPool, PoolTimeout
 
 from data.database import Database, NoConnection, no_connection
 
@@ -24,7 +25,12 @@ WAIT = 3.0
 RECONNECT = 1.0
 IDLE = 60.0  # seconds after which an idle connection is closed
 
-_pools: dict[tuple[int, str], ConnectionPool] = {}
+# Each failed attempt is a warning of the pool's, which says less than the error that follows; it is
+# for those who have set up logging, and not for everybody's screen.
+logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
+
+_pools: dict[str, ConnectionPool] = {}
+_inherited: list[ConnectionPool] = []  # after a fork: the parent's
 _lock = threading.Lock()
 
 
@@ -45,6 +51,11 @@ def unreachable(settings: Database, *, serving: bool = False) -> DatabaseUnreach
         psycopg.connect(settings.conninfo(serving=serving, connect_timeout=2)).close()
     except psycopg.OperationalError as error:
         return DatabaseUnreachable(no_connection(error, settings, serving=serving))
+    return exhausted(settings)
+
+
+def exhausted(settings: Database) -> DatabaseUnreachable:
+    """The error to raise when all connections stayed in use."""
     cause = (
         f"The database at {settings.host}:{settings.port} answers, but no connection came free "
         f"within {WAIT:g} s"
@@ -53,12 +64,11 @@ def unreachable(settings: Database, *, serving: bool = False) -> DatabaseUnreach
 
 
 def pool(settings: Database, *, serving: bool = False, max_size: int = 8) -> ConnectionPool:
-    """The process's pool for this address and role; made on first use, after a fork anew."""
+    """The process's pool for this address and role; made on first use, anew after a fork."""
     conninfo = settings.conninfo(serving=serving, application_name="streamflow feast")
-    key = (os.getpid(), conninfo)
     with _lock:
-        if key not in _pools:
-            _pools[key] = ConnectionPool(
+        if conninfo not in _pools:
+            _pools[conninfo] = ConnectionPool(
                 conninfo,
                 kwargs={"autocommit": True},
                 min_size=0,
@@ -68,7 +78,7 @@ def pool(settings: Database, *, serving: bool = False, max_size: int = 8) -> Con
                 reconnect_timeout=RECONNECT,
                 max_idle=IDLE,
             )
-        return _pools[key]
+        return _pools[conninfo]
 
 
 def read(
@@ -139,28 +149,20 @@ def scalar(
     return row[0]
 
 
-def async_pool(
-    settings: Database, *, serving: bool = False, max_size: int = 8
-) -> AsyncConnectionPool:
-    """A pool, not yet open, for the running event loop; its owner closes it."""
-    conninfo = settings.conninfo(serving=serving, application_name="streamflow feast")
-    return AsyncConnectionPool(
-        conninfo,
-        kwargs={"autocommit": True},
-        min_size=0,
-        max_size=max_size,
-        open=False,
-        timeout=WAIT,
-        reconnect_timeout=RECONNECT,
-        max_idle=IDLE,
-    )
-
-
 @atexit.register
 def close_pools() -> None:
     """Close this process's pools; they open again when needed."""
     with _lock:
-        for pid, conninfo in list(_pools):
-            closing = _pools.pop((pid, conninfo))
-            if pid == os.getpid():
-                closing.close()
+        while _pools:
+            _pools.popitem()[1].close()
+
+
+def _after_fork() -> None:
+    """A child must not use its parent's sockets, nor close them, nor wait for its threads."""
+    global _lock
+    _lock = threading.Lock()
+    _inherited.extend(_pools.values())
+    _pools.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -9,9 +9,11 @@ from pathlib import Path
 from feature_repo.feast_objects import feast_objects
 from feature_repo.manifest import manifest_path, read_manifest
 from feature_repo.publications import published_part
+from feature_repo.registry import definitions_loaded
 
 globals().update(
     feast_objects(
         published_part(read_manifest(manifest_path(Path(__file__).resolve().parent.parent)))
     )
 )
+definitions_loaded()

@@ -80,8 +80,8 @@ def from_query(connection: psycopg.Connection, query: str) -> pa.Table:
         )
         schema = pa.schema(
             [
-                (column.name, arrow_copy.arrow_type(column.name, names[column.type_code]))
-                for column in columns
+                (column.name, arrow_copy.arrow_type(column.name, names[column.type_code], modifier))
+                for column, modifier in zip(columns, _modifiers(described), strict=True)
             ]
         )
         if len(set(schema.names)) < len(schema.names):
@@ -97,6 +97,12 @@ def from_query(connection: psycopg.Connection, query: str) -> pa.Table:
     finally:
         connection.rollback()
         connection.read_only = False
+
+
+def _modifiers(described: psycopg.Cursor) -> list[int]:
+    """The typmod of each column, which psycopg's own description gives only in parts."""
+    result = described.pgresult
+    return [result.fmod(i) for i in range(result.nfields)] if result else []
 
 
 def instant_column(frame: pa.Table) -> str:
@@ -127,14 +133,7 @@ def checked(frame: pa.Table, instants: str, keys: Iterable[str]) -> pa.Table:
     for key in keys:
         if key not in columns:
             raise EntityFrameError(f"entity frame: no column {key} (columns: {', '.join(columns)})")
-        kind = columns[key].type
-        if pa.types.is_dictionary(kind):
-            columns[key] = columns[key].cast(kind.value_type)
-            kind = kind.value_type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)) and len(frame):
-            raise EntityFrameError(
-                f"entity frame: column {key} holds {kind}; ids are text: .astype(str)"
-            )
+        columns[key] = _text_key(key, columns[key])
     for name in (instants, *keys):
         if count := columns[name].null_count:
             row = pc.index(pc.is_null(columns[name]), True).as_py()
@@ -143,6 +142,41 @@ def checked(frame: pa.Table, instants: str, keys: Iterable[str]) -> pa.Table:
                 f"row {row}; drop or fill them"
             )
     return pa.table(columns)
+
+
+def _text_key(key: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The ids of an entity whose key is text. (One with a bigint key would take integers.)"""
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    if isinstance(values.type, pa.UuidType):
+        values = pa.chunked_array([[v and str(v) for v in values.to_pylist()]], pa.string())
+    if not len(values):
+        return values
+    if not _is_text(values.type):
+        raise EntityFrameError(_no_text(key, values))
+    row = pc.index(pc.match_substring(values, "\0"), True).as_py()
+    if row >= 0:
+        raise EntityFrameError(
+            f"entity frame: column {key} has a NUL character in row {row} "
+            f"({values[row].as_py()!r}), which no id can have; drop or correct it"
+        )
+    return values
+
+
+def _no_text(key: str, values: pa.ChunkedArray) -> str:
+    """What is wrong with a column of a text key that holds something else.
+
+    Nothing is cast here: 7 could be the user "7" or "007", and only the caller can know.
+    """
+    present = pc.indices_nonzero(pc.is_valid(values)).to_pylist()
+    shown = ", ".join(f"row {row}: {values[row].as_py()!r}" for row in present[:3])
+    more = f" and {len(present) - 3:,} more rows" if len(present) > 3 else ""
+    remedy = f"ids are text: .astype(str), or in SQL {key}::text"
+    if pa.types.is_integer(values.type):
+        remedy += "; for ids with leading zeros .astype(str).str.zfill(width), as 7 is not '007'"
+    elif pa.types.is_floating(values.type):
+        remedy = "ids are text; integers beside nulls: .astype('Int64').astype(str)"
+    return f"entity frame: column {key} holds {values.type} ({shown}{more}); {remedy}"
 
 
 def _instants(name: str, values: pd.Series | pa.ChunkedArray) -> pa.ChunkedArray:

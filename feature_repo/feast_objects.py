@@ -6,9 +6,12 @@ exposure with `meta.feast.feature_service`.
 
 from __future__ import annotations
 
+import copy
 from datetime import timedelta
+from pathlib import Path
 
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, Project, ValueType
+from feast.base_feature_view import BaseFeatureView
 from feast.data_source import DataSource
 from feast.feature_view import DUMMY_ENTITY
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import (
@@ -25,10 +28,34 @@ from feature_repo.manifest import (
     Manifest,
     ManifestError,
     Service,
+    manifest_path,
     read_manifest,
 )
 from feature_repo.publications import published_part
+from feature_repo.registry import definitions_loaded
 from feature_repo.views import FEAST_TYPES
+
+
+class DbtFeatureView(FeatureView):
+    """A feature view that equals its registered self, whatever was materialized since then.
+
+    Feast compares the materialization intervals too, which are no part of a definition, so that
+    `feast plan` would report every view as updated for ever.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, FeatureView):
+            return False
+        alike = copy.copy(other)
+        alike.materialization_intervals = self.materialization_intervals
+        return bool(super().__eq__(alike))
+
+    __hash__ = FeatureView.__hash__
+
+    def _schema_or_udf_changed(self, other: BaseFeatureView) -> bool:
+        """Feast compares the order of features, but does not register a new one."""
+        order = [[field.name for field in view.features] for view in (self, other)]
+        return order[0] != order[1] or super()._schema_or_udf_changed(other)
 
 
 def feast_objects(
@@ -63,7 +90,7 @@ def _view(table: FeatureTable, user: Entity, adapter: str, schema: str) -> Featu
         )
         for column in table.columns
     ]
-    return FeatureView(
+    return DbtFeatureView(
         name=table.name,
         entities=[user],
         schema=[key, *features],  # with the key, or Feast would ask the database for its type
@@ -105,16 +132,25 @@ def _service(service: Service, views: dict[str, FeatureView]) -> FeatureService:
 
 
 def apply_definitions(store: FeatureStore, manifest: Manifest | None = None) -> None:
-    """What `feast apply` does, in this process: register what the manifest (default: the newest)
-    says, delete what it no longer says, and alter the online tables.
+    """What `feast apply` does, in this process: register what the manifest (default: that of the
+    store's own checkout) says, delete what it no longer says, and alter the online tables.
 
     `feast apply` itself imports definitions.py, which a process can do only once.
     """
-    objects = list(feast_objects(manifest or published_part(read_manifest())).values())
+    path = manifest_path(Path(store.repo_path).resolve().parent)
+    contents = repo_contents(store, manifest or published_part(read_manifest(path)))
+    definitions_loaded()
+    apply_total_with_repo_instance(
+        store, store.project, store.registry, contents, skip_source_validation=False
+    )
+
+
+def repo_contents(store: FeatureStore, manifest: Manifest) -> RepoContents:
+    """What `feast apply` and `feast plan` compare the registry with."""
+    objects = list(feast_objects(manifest).values())
     views = [thing for thing in objects if isinstance(thing, FeatureView)]
-    project = Project(name=store.project, description=store.config.project_description or "")
-    contents = RepoContents(
-        projects=[project],
+    return RepoContents(
+        projects=[Project(name=store.project, description=store.config.project_description or "")],
         data_sources=[view.batch_source for view in views],
         entities=[*(thing for thing in objects if isinstance(thing, Entity)), DUMMY_ENTITY],
         feature_views=views,
@@ -123,7 +159,4 @@ def apply_definitions(store: FeatureStore, manifest: Manifest | None = None) -> 
         stream_feature_views=[],
         label_views=[],
         permissions=[],
-    )
-    apply_total_with_repo_instance(
-        store, store.project, store.registry, contents, skip_source_validation=False
     )

@@ -29,20 +29,26 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres import (
     PostgreSQLOfflineStore,
     PostgreSQLOfflineStoreConfig,
 )
-from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import (
-    PostgreSQLSource,
-)
 from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import RepoConfig
-from feast.utils import compute_non_entity_date_range
 from pydantic import Field, PositiveInt, StrictStr
 
-from data.database import Database
-from feature_repo import arrow_copy, entity_frame, point_in_time
+from data.database import Database, no_connection
+from feature_repo import (
+    arrow_copy,
+    effective_sources,
+    entity_frame,
+    one_line,  # noqa: F401
+    pickling,  # noqa: F401
+    point_in_time,
+)
+from feature_repo.connections import DatabaseUnreachable
 from feature_repo.point_in_time import Bounds, View
+from feature_repo.provider import offline_refused
 from feature_repo.retrieval_job import StreamflowRetrievalJob
+from feature_repo.time_range import date_range
 from feature_repo.views import TYPE_NAMES
 
 SCHEMA = "published"
@@ -84,13 +90,19 @@ class StreamflowOfflineStoreConfig(PostgreSQLOfflineStoreConfig):
     sslmode: StrictStr | None = Field(default_factory=lambda: Database().sslmode)
     connections: PositiveInt = 2
     """A large frame is looked up on this many connections side by side, from one snapshot."""
+    nullable_dtypes: bool = False
+    """`to_df` gives pandas' nullable types: Int64, boolean, string. Feast's own are the default."""
 
     def connect(self) -> psycopg.Connection:
-        """One connection, in UTC."""
+        """One connection, in UTC. Raises DatabaseUnreachable, which says why there is none."""
         settings = self.model_dump(
             include={"host", "port", "database", "user", "password", "sslmode"}, exclude_none=True
         )
-        return Database(**settings).connect(application_name="streamflow-training")
+        database = Database(**settings)
+        try:
+            return database.connect(application_name="streamflow-training")
+        except psycopg.OperationalError as error:
+            raise DatabaseUnreachable(no_connection(error, database)) from None
 
 
 class StreamflowOfflineStore(PostgreSQLOfflineStore):
@@ -120,20 +132,22 @@ class StreamflowOfflineStore(PostgreSQLOfflineStore):
         store: StreamflowOfflineStoreConfig = config.offline_store
         with store.connect() as connection:
             types = {view.name: _column_types(connection, view) for view in feature_views}
+            if entity_df is None:
+                asked = date_range(kwargs.get("start_date"), kwargs.get("end_date"), feature_views)
+                kwargs |= {"start_date": asked[0], "end_date": asked[1]}
             if not all(types.values()):
+                versioned = {name for name, columns in types.items() if columns}
+                known = effective_sources.as_known(
+                    feature_views, versioned, _known_at.get(), filter_by_created_timestamp
+                )
                 return PostgreSQLOfflineStore.get_historical_features(
-                    config, feature_views, feature_refs, entity_df, registry, project,
+                    config, known, feature_refs, entity_df, registry, project,
                     full_feature_names, filter_by_created_timestamp, **kwargs,
                 )  # fmt: skip
-            if entity_df is None:
-                frame = None
-                start, end = compute_non_entity_date_range(
-                    feature_views, kwargs.get("start_date"), kwargs.get("end_date")
-                )
-            elif isinstance(entity_df, str):
+            if isinstance(entity_df, str):
                 frame = entity_frame.from_query(connection, entity_df)
             else:
-                frame = entity_frame.from_pandas(entity_df)
+                frame = None if entity_df is None else entity_frame.from_pandas(entity_df)
         bounds = Bounds(_known_at.get(), filter_by_created_timestamp)
         contexts = offline_utils.get_feature_view_query_context(
             feature_refs, feature_views, registry, project, _ANY_RANGE
@@ -143,7 +157,10 @@ class StreamflowOfflineStore(PostgreSQLOfflineStore):
             for context, view in _paired(contexts, feature_views)
         ]
         keys = point_in_time.frame_keys(views)
+        start: datetime | None
+        end: datetime | None
         if frame is None:
+            start, end = asked
             query = point_in_time.between(views, start, end, bounds)
             schema = _range_schema(views, keys)
             frame_columns = keys
@@ -166,6 +183,13 @@ class StreamflowOfflineStore(PostgreSQLOfflineStore):
             ),
             metadata=RetrievalMetadata(feature_refs, frame_columns, start, end),
         )
+
+    @staticmethod
+    def offline_write_batch(
+        config: RepoConfig, feature_view: FeatureView, table: pa.Table, progress: Any
+    ) -> None:
+        """Raises PushError: history is what a build published."""
+        raise offline_refused(feature_view.name)
 
     @staticmethod
     def pull_latest_from_table_or_query(
@@ -309,15 +333,4 @@ def _effective(config: RepoConfig, source: DataSource, keys: list[str]) -> DataS
     with config.offline_store.connect() as connection:
         if not _versioned_columns(connection, source):
             return source
-    schema, _, table = source.get_table_query_string().partition(".")
-    created = source.created_timestamp_column
-    view = View(
-        source.name, schema, table, {key: key for key in keys}, {}, source.timestamp_field, created
-    )
-    return PostgreSQLSource(
-        name=source.name,
-        query=point_in_time.effective(view, _known_at.get()).as_string(),
-        timestamp_field=source.timestamp_field,
-        created_timestamp_column=created,
-        field_mapping=source.field_mapping,
-    )
+    return effective_sources.effective(source, keys, _known_at.get())

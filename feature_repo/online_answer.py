@@ -22,6 +22,10 @@ from feature_repo.tables import View
 from feature_repo.views import from_value, to_value, view_of
 
 
+class UserIdError(ValueError):
+    """An id that nobody can have."""
+
+
 class Asked(NamedTuple):
     """One feature view's part of a request; `rows` are the places of each user in the answer."""
 
@@ -36,7 +40,11 @@ class Asked(NamedTuple):
 def user_id_of(key: EntityKey) -> str | None:
     """The key's user_id; None for a null, which is nobody's."""
     value = from_value(key.entity_values[0])
-    return None if value is None else str(value)
+    if value is None:
+        return None
+    if "\0" in str(value):
+        raise UserIdError(f"user_id {str(value)!r} has a NUL character, which no id can have")
+    return str(value)
 
 
 def asked_for(grouped_refs: list, join_key_values: dict, join_keys: dict) -> list[Asked]:

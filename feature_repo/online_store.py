@@ -21,10 +21,9 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from feast.utils import make_tzaware
 from psycopg import sql
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from data.database import Database
-from feature_repo import connections, online_tables
+from data.database import Database, no_connection
+from feature_repo import connections, loop_connections, online_tables, pickling  # noqa: F401
 from feature_repo.online_answer import Asked, asked_for, fill, together, user_id_of
 from feature_repo.online_read import Vector, select_vectors, split_row
 from feature_repo.tables import View, identifiers
@@ -50,9 +49,6 @@ class StreamflowOnlineStoreConfig(FeastConfigBaseModel):
 
 class StreamflowOnlineStore(OnlineStore):
     """Reads of several views are one statement; writes never replace a newer row by an older."""
-
-    def __init__(self) -> None:
-        self._async_pools: dict[int, AsyncConnectionPool] = {}  # by event loop
 
     @property
     def async_supported(self) -> SupportedAsyncMethods:
@@ -140,41 +136,18 @@ class StreamflowOnlineStore(OnlineStore):
         self, config: RepoConfig, asked: dict[str, list[str]], user_ids: list[str | None]
     ) -> list[tuple[Any, ...]]:
         query = select_vectors(asked)
-        pool = await self._async_pool(config)
 
-        async def once() -> list[tuple[Any, ...]]:
-            async with pool.connection() as connection:
-                return await (await connection.execute(query, [user_ids], binary=True)).fetchall()
+        async def work(connection: psycopg.AsyncConnection) -> list[tuple[Any, ...]]:
+            return await (await connection.execute(query, [user_ids], binary=True)).fetchall()
 
         try:
-            try:
-                return await once()
-            except psycopg.OperationalError as lost:
-                if isinstance(lost, PoolTimeout):
-                    raise
-                await pool.check()
-                return await once()
-        except PoolTimeout:
-            raise connections.unreachable(Database()) from None
+            return await loop_connections.read(Database(), work, serving=_serving(config))
         except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as missing:
             raise _missing(missing) from missing
 
-    async def _async_pool(self, config: RepoConfig) -> AsyncConnectionPool:
-        loop = id(asyncio.get_running_loop())
-        if loop not in self._async_pools:
-            pool = connections.async_pool(Database(), serving=_serving(config))
-            self._async_pools[loop] = pool  # before the first await: two requests, one pool
-            await pool.open()
-        return self._async_pools[loop]
-
-    async def initialize(self, config: RepoConfig) -> None:
-        await self._async_pool(config)
-
     async def close(self) -> None:
-        """Close the connections of this event loop."""
-        pool = self._async_pools.pop(id(asyncio.get_running_loop()), None)
-        if pool is not None:
-            await pool.close()
+        """Close the connections of this event loop; those of one that ends are closed with it."""
+        await loop_connections.close()
 
     # Writing
 
@@ -238,8 +211,10 @@ class StreamflowOnlineStore(OnlineStore):
                 "The schema online does not exist. Make it with: python -m data setup"
             ) from missing
         except psycopg.OperationalError as lost:
-            raise connections.unreachable(Database()) from lost
-        for line in lines:
+            if lost.sqlstate:
+                raise  # the server refused something, and not the way to it
+            raise connections.DatabaseUnreachable(no_connection(lost, Database())) from lost
+        for line in lines or ([] if dropped else ["Nothing changed in the online tables."]):
             print(line)
         for note in dropped:
             print(f"WARNING {note}", file=sys.stderr)

@@ -2,7 +2,8 @@
 
 Types: Postgres's own, exactly; a null bigint stays a null int64 in Arrow. `to_df` follows Feast
 (pandas has no null in int64, so such a column becomes float64), except where float64 would alter
-a value: then it is pandas' Int64. Instants keep their zone, UTC, where stock Feast drops it.
+a value: then it is pandas' Int64. `to_df(nullable=True)` has nullable types in any case. Instants
+keep their zone, UTC, where stock Feast drops it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,20 @@ from feature_repo import arrow_copy, point_in_time
 
 ROWS_A_CONNECTION = 20_000  # fewer are not worth another connection
 EXACT = 2**53  # float64 holds every integer up to here
+# pandas' types that know null beside every value; its float64 has NaN for it.
+NULLABLE: dict[pa.DataType, Any] = {
+    pa.int8(): pd.Int8Dtype(),
+    pa.int16(): pd.Int16Dtype(),
+    pa.int32(): pd.Int32Dtype(),
+    pa.int64(): pd.Int64Dtype(),
+    pa.uint8(): pd.UInt8Dtype(),
+    pa.uint16(): pd.UInt16Dtype(),
+    pa.uint32(): pd.UInt32Dtype(),
+    pa.uint64(): pd.UInt64Dtype(),
+    pa.bool_(): pd.BooleanDtype(),
+    pa.string(): pd.StringDtype(),
+    pa.large_string(): pd.StringDtype(),
+}
 
 
 class StreamflowRetrievalJob(PostgreSQLRetrievalJob):
@@ -94,14 +109,25 @@ class StreamflowRetrievalJob(PostgreSQLRetrievalJob):
         arrow_copy.write(connection, rows, point_in_time.FRAME, rows.column_names)
         return arrow_copy.read(connection, self._query, self._schema)
 
-    def to_df(self, validation_reference: Any = None, timeout: int | None = None) -> pd.DataFrame:
-        """As Feast's, with Int64 for a column of null and large integers, which no float holds."""
+    def to_df(
+        self,
+        validation_reference: Any = None,
+        timeout: int | None = None,
+        nullable: bool | None = None,
+    ) -> pd.DataFrame:
+        """As Feast's, with Int64 for a column of null and large integers, which no float holds.
+
+        With `nullable` (default: `nullable_dtypes` of feature_store.yaml's offline_store) integers,
+        booleans and texts have pandas' nullable types throughout: Int64, boolean, string.
+        """
         table = self.to_arrow(validation_reference=validation_reference, timeout=timeout)
+        if self.config.offline_store.nullable_dtypes if nullable is None else nullable:
+            return table.to_pandas(types_mapper=NULLABLE.get).reset_index(drop=True)
         frame = table.to_pandas()
         for name in table.column_names:
             column = table.column(name)
             if pa.types.is_int64(column.type) and column.null_count and _beyond_float(column):
-                frame[name] = column.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+                frame[name] = column.to_pandas(types_mapper=NULLABLE.get)
         return frame.reset_index(drop=True)
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:

@@ -116,11 +116,19 @@ def _add_operations(app: FastAPI, state: State) -> None:
         """The process works. Says nothing about the database."""
         return schemas.Status(status="ok")
 
-    @app.get("/ready", tags=["operation"], responses=_problems(503))
-    async def ready() -> schemas.Status:
-        """The registry is loaded and the online store answers; else, what is missing."""
+    @app.get(
+        "/ready",
+        tags=["operation"],
+        responses=_problems(503),
+        response_model_exclude_none=True,
+    )
+    async def ready() -> schemas.Ready:
+        """The registry is loaded and the online store answers; else, what is missing.
+
+        `registry` says so when the stored one is damaged, and the one before it is served.
+        """
         await state.ready()
-        return schemas.Status(status="ok")
+        return schemas.Ready(status="ok", registry=state.damaged or None)
 
     @app.get(
         "/metrics",
@@ -139,6 +147,8 @@ def _add_operations(app: FastAPI, state: State) -> None:
         Every worker does so by itself within STREAMFLOW_API_REFRESH seconds (5).
         """
         await state.reload()
+        if state.damaged:
+            raise Problem(503, "registry-damaged", state.damaged)
         assert state.catalogue is not None  # or reload would have raised
         return schemas.Reloaded(registry_version=state.catalogue.version)
 

@@ -80,6 +80,7 @@ KINDS = {
     "no-database": "the database server has no database of the configured name",
     "login-refused": "the database does not let the API's role in",
     "not-permitted": "the API's role may not read what it should serve",
+    "registry-damaged": "the stored feature registry cannot be read",
     "store-unavailable": "the online store cannot be read at the moment",
     "store-mismatch": "the registry names a table or column that the online store lacks",
     "overloaded": "more reads are waiting than this process can answer in time",

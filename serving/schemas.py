@@ -163,9 +163,15 @@ class CatalogueAnswer(_Model):
 
 
 class Status(_Model):
-    """That the process works, or is ready to answer."""
+    """That the process works."""
 
     status: Literal["ok"]
+
+
+class Ready(Status):
+    """That the process answers; `registry` is there when the stored registry is damaged."""
+
+    registry: str | None = None
 
 
 class Reloaded(_Model):

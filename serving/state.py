@@ -14,6 +14,7 @@ import psycopg
 from feast.repo_config import RepoConfig, load_repo_config
 
 from data.database import Database
+from feature_repo.registry import RegistryDamagedError, parse
 from serving.answers import Answers, micros
 from serving.catalogue import Catalogue, Row, Service, read_catalogue
 from serving.feast_store import FeastStore
@@ -38,6 +39,8 @@ class State:
         yaml = settings.feature_store or REPO / "feature_store.yaml"
         self.feast: RepoConfig = load_repo_config(REPO, yaml)
         self.registry_name = str(self.feast.registry.path)
+        self.damaged = ""  # what is wrong with the stored registry; the one before stays in use
+        self._registry_seen: tuple[int, str] | None = None
         self.own_store = self.feast.online_config.get("type") == OWN_STORE
         self.reach = Reach(database)
         self.answers: Answers | None = None
@@ -80,6 +83,8 @@ class State:
     def loaded(self) -> Answers:
         """What makes answers. Raises a 503 problem before a registry was loaded: why it was not."""
         if self.answers is None:
+            if self.damaged:
+                raise Problem(503, "registry-damaged", self.damaged)
             raise self.trouble or no_registry()
         return self.answers
 
@@ -192,12 +197,11 @@ class State:
         return None
 
     async def _load_registry(self) -> None:
-        have = self.catalogue.version if self.catalogue else -1
         try:
             rows = await self.link.fetch(
-                "select version, case when version <> %s then blob end "
-                "from online.registry where name = %s",
-                [have, self.registry_name],
+                "select version, md5(blob), case when (version, md5(blob))"
+                " is distinct from (%s, %s) then blob end from online.registry where name = %s",
+                [*(self._registry_seen or (-1, "")), self.registry_name],
             )
         except psycopg.errors.UndefinedTable:
             [(schema,)] = await self.link.fetch("select to_regnamespace('online')::text")
@@ -207,11 +211,20 @@ class State:
             raise no_registry() from None
         if not rows:
             raise no_registry()
-        version, blob = rows[0]
+        version, digest, blob = rows[0]
         if blob is None:
             return
+        try:
+            parse(blob, version)
+        except RegistryDamagedError as error:
+            self._registry_seen = (version, digest)
+            self.damaged = "The feature registry is damaged. Make it anew with: feast apply"
+            log.error("registry version %s is damaged (%s); kept what was loaded", version, error)
+            return
+        self.damaged = ""
         catalogue = read_catalogue(blob, self.feast.project, version)
         self.answers = Answers(catalogue, self.invocations)
+        self._registry_seen = (version, digest)
         log.info(
             "registry version %s: services %s, refused %s",
             version,

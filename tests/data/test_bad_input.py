@@ -270,7 +270,8 @@ BAD: dict[str, tuple[dict[str, object], list[str]]] = {
             "labels.csv: 1 error",
             f"  line 2, churn_label: 'maybe'; {TRUTH}",
             "payments.csv: 1 error",
-            "  line 2, amount: '1.999'; expected a number with at most 2 decimals, negative for a refund (dollars)",
+            "  line 2, amount: '1.999'; expected a number with at most 2 decimals, negative for a "
+            "refund (dollars)",
         ],
     ),
     "a header that is nearly right": (  # one cause, one error: not each user of every other file

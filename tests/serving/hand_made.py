@@ -108,12 +108,14 @@ def feature_views() -> dict[str, FeatureView]:
 
 
 def store_registry(database: Database, made: Registry) -> None:
-    """Write a registry as the next version."""
+    """Write a registry as the next version, whose number is inside it too."""
     with database.connect() as connection:
+        newest = connection.execute("select count(*), max(version) from online.registry").fetchone()
+        made.version_id = str(newest[1] + 1 if newest and newest[0] else 1)
         connection.execute(
-            "insert into online.registry (name, version, blob) values ('streamflow', 1, %s) "
-            "on conflict (name) do update set blob = excluded.blob, version = registry.version + 1",
-            [made.SerializeToString()],
+            "insert into online.registry (name, version, blob) values ('streamflow', %(n)s, %(b)s)"
+            " on conflict (name) do update set blob = excluded.blob, version = excluded.version",
+            {"n": int(made.version_id), "b": made.SerializeToString()},
         )
 
 

@@ -199,7 +199,7 @@ def test_an_empty_frame_gives_an_empty_result_with_all_columns(days: World) -> N
         (frame(("a", day(1))).drop(columns="event_timestamp"), "no column event_timestamp"),
         (frame(("a", day(1)), (None, day(1))), "user_id is null in 1 of 2 rows, first in row 1"),
         (frame(("a", pd.NaT), ("a", day(1))), "event_timestamp is null in 1 of 2 rows"),
-        (frame((7, day(1))), "user_id holds int64; ids are text"),
+        (frame((7, day(1))), r"user_id holds int64 \(row 0: 7\); ids are text"),
         (frame(("a", 20240101)), "event_timestamp is not made of instants"),
         (frame(("a", "yesterday")), "event_timestamp is not made of instants"),
         (frame(("a", day(1)), fee=[1.0]), "column fee has the name of a feature of plan_features"),

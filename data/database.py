@@ -11,6 +11,8 @@ import psycopg
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+import data.secret_files  # noqa: F401  (sets the passwords that are given by file)
+
 
 class Database(BaseSettings):
     """Connection settings, read from `STREAMFLOW_PG_*` when constructed."""

@@ -33,6 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DBT_PROJECT = ROOT / "dbt_project"
 FEATURE_REPO = ROOT / "feature_repo"
 PROCESSED = ROOT / "data" / "processed"  # training sets and reports
+PIPELINE_LOCK = "hashtext('streamflow pipeline')"  # held while a folder of drops goes through
 
 
 class StepError(RuntimeError):
@@ -320,20 +321,8 @@ def target() -> Path:
     return Path(os.environ.get("DBT_TARGET_PATH") or DBT_PROJECT / "target").resolve()
 
 
-def drops_in(folder: Path) -> list[Path]:
-    """The drop folders in `folder`, oldest first; a generated sample where there is none yet."""
-    from data.__main__ import main as data_command
-
-    found = _drops(folder)
-    if not found:
-        say(f"  no drops in {folder} yet: generating a sample")
-        if data_command(["generate", "--to", str(folder)]):
-            raise StepError("generate", f"no sample drops in {folder}", "make generate")
-        found = _drops(folder)
-    return found
-
-
-def _drops(folder: Path) -> list[Path]:
+def drops(folder: Path) -> list[Path]:
+    """The drop folders in `folder`, oldest first."""
     return sorted(drop for drop in folder.glob("????-??-??") if drop.is_dir())
 
 
@@ -350,3 +339,35 @@ def pipeline(drops: Sequence[Path | str] = (), as_of: Sequence[str] = ()) -> Non
     audit()
     if as_of:
         say(str(training_set(as_of)))
+
+
+def pipeline_over(folder: Path, as_of: Sequence[str] = ()) -> None:
+    """`pipeline` with every drop in `folder`: what a deployment does at its start.
+
+    A refused drop keeps the others from nothing: they are loaded, built and published first.
+
+    Raises:
+        StepError: also when all else went well and a drop was refused.
+    """
+    found = drops(folder)
+    if not found:
+        say(f"  no drop in {folder}: nothing to do. Copy drops there, named after their dates, or"
+            " invent some with: python -m data generate")  # fmt: skip
+        return
+    refused = []
+    with _told_as("pipeline", "make pipeline"), Database().connect() as connection:
+        connection.autocommit = True  # a lock of the session: it ends with this process
+        connection.execute(f"select pg_advisory_lock({PIPELINE_LOCK})")
+        for drop in found:
+            try:
+                ingest(drop)
+            except StepError as error:
+                if error.transient:
+                    raise
+                say(f"  {drop.name} is refused\n{error.__cause__}")
+                refused.append(drop.name)
+        if len(refused) < len(found):
+            pipeline((), as_of)
+    if refused:
+        what = f"{len(refused)} of {len(found)} drops refused: {', '.join(refused)}; see above"
+        raise StepError("ingest", what, "make pipeline, once they are corrected or taken away")

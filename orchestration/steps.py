@@ -201,7 +201,10 @@ class _Progress:
 
 
 def code_version() -> str:
-    """The checkout's commit, "+" for uncommitted changes; empty outside of a git checkout."""
+    """STREAMFLOW_CODE_VERSION, as an image has it; else the checkout's commit, "+" for uncommitted
+    changes; empty outside of a git checkout."""
+    if given := os.environ.get("STREAMFLOW_CODE_VERSION"):
+        return given
     command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=12", "--dirty=+"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)

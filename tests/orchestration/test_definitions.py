@@ -159,8 +159,7 @@ def test_runs_that_a_stopped_dagster_left_behind_are_ended() -> None:
         dg.DagsterRunStatus.STARTING: dg.DagsterRunStatus.FAILURE,
         dg.DagsterRunStatus.STARTED: dg.DagsterRunStatus.FAILURE,
         dg.DagsterRunStatus.CANCELING: dg.DagsterRunStatus.CANCELED,
-        dg.DagsterRunStatus.QUEUED: dg.DagsterRunStatus.QUEUED,
-        dg.DagsterRunStatus.SUCCESS: dg.DagsterRunStatus.SUCCESS,
+        dg.DagsterRunStatus.NOT_STARTED: dg.DagsterRunStatus.NOT_STARTED,
     }
 
     @dg.job

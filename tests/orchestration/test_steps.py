@@ -93,7 +93,7 @@ def test_in_a_folder_of_drops_a_bad_one_keeps_the_others_from_nothing(
         shutil.copytree(sample_drops / day, drops / day)
     file = drops / "2024-01-31" / "labels.csv"
     good = file.read_text()
-    file.write_text(good.replace("True", "maybe", 1))
+    file.write_text(good.replace("false", "maybe", 1))
 
     assert main(["pipeline", "--drops", str(drops)]) == 1
     told = capsys.readouterr()

@@ -8,7 +8,7 @@ ARG PYTHON_IMAGE=python:3.12-slim
 FROM ${PYTHON_IMAGE} AS python
 # Any account may run it (docker run --user), so nothing is expected of a home.
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore \
-    PYTHONPATH=/streamflow HOME=/tmp
+    PYTHONPATH=/streamflow HOME=/tmp STREAMFLOW_IN_IMAGE=1
 WORKDIR /streamflow
 # The same pip as in the Makefile.
 RUN echo 'pip==26.3 --hash=sha256:f3b60b20ffaadd4415ed7957212a38ac63fa4c5fa375bd0f4a797777940fad13' \

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import psycopg
 
 from data.database import Database
+from orchestration.advice import here
 
 if TYPE_CHECKING:
     from data.load import LoadResult
@@ -40,8 +41,8 @@ class StepError(RuntimeError):
     """A step failed. `repair` is the command to run next; `transient` says a retry may help."""
 
     def __init__(self, step: str, what: str, repair: str, *, transient: bool = False) -> None:
-        self.step, self.what, self.repair, self.transient = step, what, repair, transient
-        super().__init__(f"{step}: {_one_line(what)} | then run: {repair}")
+        self.step, self.what, self.repair, self.transient = step, what, here(repair), transient
+        super().__init__(f"{step}: {_one_line(here(what))} | then run: {self.repair}")
 
 
 def say(line: str) -> None:
@@ -372,5 +373,6 @@ def pipeline_over(folder: Path, as_of: Sequence[str] = ()) -> None:
         if len(refused) < len(found):
             pipeline((), as_of)
     if refused:
-        what = f"{len(refused)} of {len(found)} drops refused: {', '.join(refused)}; see above"
-        raise StepError("ingest", what, "make pipeline, once they are corrected or taken away")
+        names = ", ".join(refused)
+        what = f"{len(refused)} of {len(found)} drops refused: {names}; correct them as said above"
+        raise StepError("ingest", what, "make pipeline")

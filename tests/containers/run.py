@@ -188,7 +188,7 @@ def api_answered(d: Deployment) -> None:
     ok("no drop: the pipeline says so and ends", d.inspect("pipeline", ".State.ExitCode") == "0")
     ok("and says how to get some", "data generate" in d.compose("logs", "pipeline"))
     ok("nobody is invented", not list(d.folder.glob("data/drops/*-*")))
-    wait(lambda: d.ask("/health")[0] == 200, 60, "the API is not there")
+    wait(lambda: d.ask("/health")[0] == 200, 180, "the API is not there")
     ok("the API is up and says what is missing", d.ask("/ready")[0] == 503)
     generate = ["python", "-m", "data", "generate", "--users", "200", "--months", "3"]
     d.compose("run", "--rm", "--no-deps", "pipeline", *generate)
@@ -196,12 +196,12 @@ def api_answered(d: Deployment) -> None:
     d.later.mkdir()
     shutil.move(d.folder / "data/drops/2024-03-31", d.later)
     d.compose("run", "--rm", "pipeline")
-    seconds = wait(lambda: d.features(), 30, "no features")
+    seconds = wait(lambda: d.features(), 60, "no features")
     ok(f"a user's features, {seconds:.0f} s after the pipeline", as_of(d) == "2024-02-29")
     ok("no key, no answer", d.ask(f"/features/{d.user}")[0] == 401)
     ok("a wrong key, no answer", d.ask(f"/features/{d.user}", key="x" * 48)[0] == 401)
     healthy = lambda: d.inspect("api", ".State.Health.Status") == "healthy"  # noqa: E731
-    wait(healthy, 60, "the API is not healthy")
+    wait(healthy, 180, "the API is not healthy")
     with urllib.request.urlopen("http://127.0.0.1:8080/", timeout=5) as page:
         ok("dbt's documentation where the page links to", b"dbt" in page.read())
 
@@ -227,7 +227,7 @@ def feast_exec(d: Deployment) -> None:
     ok("exec feast dbt build, with a new feature", True)
     d.feast("feast", "apply")
     d.feast("feast", "materialize-incremental", time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()))
-    wait(lambda: NEW in d.features().get("features", {}), 30, "the API has no new feature")
+    wait(lambda: NEW in d.features().get("features", {}), 60, "the API has no new feature")
     ok("exec feast feast apply, materialize-incremental: the API has it", True)
     d.feast("dbt", "docs", "generate", "--static")
     page = d.folder / "dbt_project/target/static_index.html"
@@ -277,14 +277,19 @@ def restart_survived(d: Deployment) -> None:
     with traffic(d) as seen, (d.folder.parent / "build.log").open("w") as log:
         process = subprocess.Popen(build, cwd=d.folder, stdout=log, stderr=subprocess.STDOUT)
         running = "select 1 from ledger.builds where status = 'running'"
-        wait(lambda: d.query(running), 60, "no build")
+        wait(lambda: d.query(running), 120, "no build")
         os.kill(int(d.inspect("postgres", ".State.Pid")), signal.SIGKILL)
         killed = time.monotonic()
-        ok("Postgres is killed in the middle of a build, which fails", process.wait(120) != 0)
-        wait(lambda: d.features(), 60, "no answer any more")
-    away = max((when for when, status, _ in seen if status != 200), default=killed) - killed
-    ok(f"traffic: {len(seen)} requests, answered again after {away:.0f} s, none waited longer than "
-       f"{max(s for *_, s in seen):.1f} s", {s for _, s, _ in seen} <= {200, 503})  # fmt: skip
+        ok("Postgres is killed in the middle of a build, which fails", process.wait(240) != 0)
+        wait(lambda: d.features(), 120, "no answer any more")
+    failed = [when + seconds for when, status, seconds in seen if status != 200]
+    away = max(failed, default=killed) - killed
+    longest = max(seconds for *_, seconds in seen)
+    ok(
+        f"traffic: {len(failed)} of {len(seen)} requests got a 503, the last {away:.1f} s after the"
+        f" kill; none took longer than {longest:.1f} s",
+        {status for _, status, _ in seen} <= {200, 503},
+    )
     d.feast("dbt", "build")
     ok("the same build again", as_of(d) == "2024-03-31")
 
@@ -304,7 +309,7 @@ def bad_drop_survived(d: Deployment) -> None:
     began = time.monotonic()
     d.compose("down")
     run("docker-compose", "up", "-d", cwd=d.folder)
-    wait(lambda: as_of(d) == "2024-03-31", 90, "the API does not come back")
+    wait(lambda: as_of(d) == "2024-03-31", 180, "the API does not come back")
     ok(f"down and up: the API serves again after {time.monotonic() - began:.0f} s", True)
     d.pipeline_ended()
     said = d.compose("logs", "pipeline")

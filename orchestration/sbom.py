@@ -21,16 +21,16 @@ def python_packages() -> list[dict[str, Any]]:
     """Every distribution that this Python can import."""
     found = {}
     for package in metadata.distributions():
-        # Python 3.10 gives a broken one no name.
-        name = re.sub(r"[-_.]+", "-", package.metadata["Name"] or "").lower()
-        if name:
+        # A broken one has no name. Not by `[]`: newer Pythons raise where older ones gave None.
+        for stated in package.metadata.get_all("Name") or ():
+            name = re.sub(r"[-_.]+", "-", stated).lower()
             found[name] = component(name, package.version, "pypi") | licenses(package.metadata)
     return [found[name] for name in sorted(found)]
 
 
 def licenses(about: Any) -> dict[str, Any]:
     """The licence a package states: an SPDX expression if it has one, else its own words."""
-    if expression := about["License-Expression"]:
+    if expression := about.get("License-Expression"):
         return {"licenses": [{"expression": expression}]}
     classified = [
         text.rpartition(" :: ")[2]

@@ -126,6 +126,10 @@ test: $(VENV)/.dev ## all tests, on a database server of their own   [ARGS="-k w
 test-orchestration: $(VENV)/.dev ## the orchestrator's tests alone
 	@$(VENV)/bin/pytest tests/orchestration $(call given,ARGS)
 
+.PHONY: test-compose
+test-compose: $(VENV)/.runtime ## docker-compose.yml and its images for real, on a Docker engine of its own; needs root
+	@$(PY) -m tests.containers.run
+
 .PHONY: check
 check: $(VENV)/.dev ## linters and types: ruff, sqlfluff, mypy
 	$(VENV)/bin/ruff check .
@@ -152,10 +156,12 @@ lock: $(VENV)/.runtime ## resolve the versions again (UPGRADE=1: the newest ones
 	@$(PIP_INSTALL) --quiet uv
 	$(UV_COMPILE) --all-extras $(if $(call given,UPGRADE),--upgrade) -o requirements-dev.lock
 	$(UV_COMPILE) $(if $(call given,UPGRADE),--upgrade) -c requirements-dev.lock -o requirements.lock
+	$(UV_COMPILE) $(if $(call given,UPGRADE),--upgrade) --extra orchestration -c requirements-dev.lock \
+		-o requirements-orchestrator.lock
 
 .PHONY: clean
 clean: down ## stop, then remove the environment, the database and everything generated
-	rm -rf $(VENV) .state dbt_project/target dbt_project/logs logs data/drops data/processed \
+	rm -rf $(VENV) .state dbt_project/target dbt_project/logs logs data/drops/* data/processed/* \
 		.pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
 
 .PHONY: help

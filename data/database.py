@@ -15,6 +15,8 @@ import psycopg
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+import data.secret_files  # noqa: F401  (sets the passwords that are given by file)
+
 # libpq sends it after `options`, so that it would win over the time zone that conninfo asks for.
 os.environ["PGTZ"] = "UTC"
 

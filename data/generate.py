@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -33,6 +34,7 @@ USAGE_PERIODS_BEFORE = 3  # and viewing: 92 days, more than the longest window
 CHUNK = 20_000
 MOST_USERS = 2_000_000  # names of more would not stay different
 GENERATED = ".generated"  # in every drop made here; only such folders are ever replaced
+SCRATCH = ".new"  # in the folder of drops: what is not finished yet
 GRAINS = ("events", "aggregates", "both")
 
 LATE, REPEATED, CORRECTED, TWICE = 0.01, 0.004, 0.003, 0.002
@@ -68,10 +70,12 @@ class Plan:
 def generate(out: Path | str, plan: Plan | None = None) -> list[Path]:
     """Write the plan's drops into folder `out` and return their folders.
 
-    Drops generated there before are replaced.
+    Drops generated there before are replaced. The folder itself stays, and so does a hidden file in
+    it: it may be a mount point, which nothing can be renamed over.
 
     Raises:
-        PlanError: the plan makes no sense, or `out` holds something that was not generated.
+        PlanError: the plan makes no sense, or `out` holds something that was not generated, or
+            may not be written to.
     """
     plan = plan or Plan()
     numbers_fit = 1 <= plan.users <= MOST_USERS and plan.months >= 1 and plan.seed >= 0
@@ -81,9 +85,13 @@ def generate(out: Path | str, plan: Plan | None = None) -> list[Path]:
             f"sessions 0 to 1000, grain one of {', '.join(GRAINS)}"
         )
     out = Path(out).resolve()
-    _require_ours(out)
-    scratch = out.with_name(f".{out.name}.new")
+    before = _ours(out)
+    scratch = out / SCRATCH
     shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        scratch.mkdir(parents=True)
+    except OSError as error:
+        raise PlanError(_not_writable(out, error)) from None
     folders = [scratch / day.isoformat() for day in plan.drops()]
     for folder in folders:
         folder.mkdir(parents=True)
@@ -95,17 +103,33 @@ def generate(out: Path | str, plan: Plan | None = None) -> list[Path]:
                 (folder / table.file).write_text(header + "\n")
     for number, start in enumerate(range(0, plan.users, CHUNK)):
         _Chunk(plan, number, min(CHUNK, plan.users - start), folders).write()
-    shutil.rmtree(out, ignore_errors=True)
-    scratch.rename(out)
+    for folder in before:
+        shutil.rmtree(folder)
+    for folder in folders:
+        folder.rename(out / folder.name)
+    scratch.rmdir()
     return [out / folder.name for folder in folders]
 
 
-def _require_ours(out: Path) -> None:
-    for entry in sorted(out.iterdir()) if out.exists() else []:
+def _ours(out: Path) -> list[Path]:
+    """The drops in `out`, all of them generated."""
+    found = [entry for entry in sorted(out.glob("*")) if not entry.name.startswith(".")]
+    for entry in found:
         if to_date(entry.name) is None or not (entry / GENERATED).exists():
             raise PlanError(
                 f"{entry} was not generated and would be lost; choose another folder with --out"
             )
+    return found
+
+
+def _not_writable(out: Path, error: OSError) -> str:
+    place = next(folder for folder in (out, *out.parents) if folder.exists())
+    about = place.stat()
+    return (
+        f"cannot write to {out}: {error.strerror}; {place} belongs to {about.st_uid}:{about.st_gid}"
+        f", and this is {os.geteuid()}:{os.getegid()}. In a container that is STREAMFLOW_UID and "
+        "STREAMFLOW_GID in .env; otherwise choose another folder with --out"
+    )
 
 
 @dataclass

@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     step.add_argument("--service", default="all_features")
     step = commands.add_parser("pipeline", help="all steps in order")
     step.add_argument("--drop", action="append", default=[], help="a drop to load first")
-    step.add_argument("--drops", type=Path, help="a folder of drops; a sample when empty")
+    step.add_argument("--drops", type=Path, help="load every drop in this folder first")
     step.add_argument("--as-of", action="append", default=[], help="write this training set")
     step = commands.add_parser("lint-sql", help="sqlfluff, with a database for dbt's templater")
     step.add_argument("--fix", action="store_true")
@@ -114,8 +114,10 @@ def run(options: argparse.Namespace, rest: list[str]) -> int | None:
     elif options.step == "vector":
         print(json.dumps(steps.vector(options.user_id, options.service), indent=2))
     elif options.step == "pipeline":
-        drops = options.drop or (steps.drops_in(options.drops) if options.drops else [])
-        steps.pipeline(drops, options.as_of)
+        if options.drops:
+            steps.pipeline_over(options.drops, options.as_of)
+        else:
+            steps.pipeline(options.drop, options.as_of)
     elif options.step == "lint-sql":
         from orchestration.lint_sql import lint
 

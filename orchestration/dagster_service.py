@@ -27,6 +27,15 @@ def make_schema() -> None:
 def main(name: str) -> None:
     """Replace this process."""
     make_schema()
+    if name == "daemon":  # there is one, so nothing runs yet
+        from dagster import DagsterInstance
+
+        from orchestration.left_behind import end_runs
+
+        with DagsterInstance.get() as instance:
+            for run_id in end_runs(instance):
+                print(f"run {run_id} was cut off when Dagster stopped; reported as failed")
+        sys.stdout.flush()
     command = [*COMMANDS[name], "-m", "orchestration.definitions"]
     os.execv(Path(sys.executable).with_name(command[0]), command)
 

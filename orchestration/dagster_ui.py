@@ -37,6 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("dagster: not installed | then run: make dagster", file=sys.stderr)
         return 1
     background.check_free(NAME, "127.0.0.1", options.port)
+    os.environ.update(environment())
+    from dagster import DagsterInstance
+
+    from orchestration.left_behind import end_runs
+
+    with DagsterInstance.get() as instance:
+        for run_id in end_runs(instance):
+            steps.say(f"run {run_id} was cut off when Dagster stopped; reported as failed")
     steps.say(f"Dagster at http://127.0.0.1:{options.port} in some ten seconds; Ctrl-C ends it")
     os.chdir(steps.ROOT)
     command = ["dagster", "dev", "-m", "orchestration.definitions", "-h", "127.0.0.1"]

@@ -7,6 +7,7 @@ themselves wait for each other in the database.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -15,22 +16,31 @@ from pathlib import Path
 
 import dagster as dg
 
-from orchestration import assets, checks
+from data.database import Database
+from data.loaded import last_load
+from orchestration import assets, checks, steps
+
+# A run that is tried again (run_retries in dagster.yaml: after its process was killed) begins at
+# its beginning; what the first attempt has done is not done twice.
+AGAIN = {"dagster/retry_strategy": "ALL_STEPS"}
 
 ingest_month = dg.define_asset_job(
     "ingest_month",
+    tags=AGAIN,
     selection=dg.AssetSelection.all() - dg.AssetSelection.assets(assets.TRAINING),
     partitions_def=assets.MONTHS,
     description="The drops of one month, from the folder all the way to audited online features.",
 )
 build_training_dataset = dg.define_asset_job(
     "build_training_dataset",
+    tags=AGAIN,
     selection=dg.AssetSelection.assets(assets.TRAINING),
     partitions_def=assets.MONTHS,
     description="Features and labels of the month's snapshots, as files.",
 )
 check_freshness = dg.define_asset_job(
     "check_freshness",
+    tags=AGAIN,
     selection=dg.AssetSelection.checks_for_assets(
         *[dg.AssetKey(["online", name]) for name in assets.views()]
     )
@@ -48,7 +58,15 @@ SETTLED = 30  # seconds without a change, after which a drop is taken to be copi
 
 @dg.sensor(job=ingest_month, minimum_interval_seconds=30, default_status=ON)
 def new_drop(context: dg.SensorEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    """A run for each month with a drop folder that is new, or whose files changed."""
+    """A run for each month with a drop folder that is new, or whose files changed.
+
+    The cursor holds each month's fingerprint once it was dealt with. What something else has
+    loaded and published (the pipeline of a deployment, `make demo`) is not asked for again.
+    """
+    if _pipeline_runs():
+        yield dg.SkipReason("the pipeline is loading what is there")
+        return
+    dealt_with: dict[str, str] = json.loads(context.cursor or "{}")
     months = sorted({drop.name[:7] for drop in assets.drops_folder().glob("????-??-??")})
     asked = False
     for month in months:
@@ -56,15 +74,47 @@ def new_drop(context: dg.SensorEvaluationContext) -> Iterator[dg.RunRequest | dg
         newest = max((file.stat().st_mtime for drop in drops for file in _files(drop)), default=0)
         if not drops or not newest or time.time() - newest < SETTLED:
             continue
+        seen = fingerprint(drops)
+        if dealt_with.get(month) == seen:
+            continue
         if month not in assets.MONTHS.get_partition_keys():
             context.log.warning(f"{month} lies outside of the partitions; not ingested")
             continue
-        asked = True
         # Dagster starts one run a key, ever: the same files again ask for nothing.
-        key = after_an_outage(context.instance, f"{month}:{fingerprint(drops)}", time.time())
+        key = after_an_outage(context.instance, f"{month}:{seen}", time.time())
+        succeeded = dg.RunsFilter(
+            tags={"dagster/run_key": key}, statuses=[dg.DagsterRunStatus.SUCCESS]
+        )
+        if context.instance.get_runs_count(succeeded) or online_already(drops):
+            dealt_with[month] = seen
+            continue
+        asked = True
         yield dg.RunRequest(run_key=key, partition_key=month)
+    context.update_cursor(json.dumps(dealt_with))
     if not asked:
-        yield dg.SkipReason(f"no settled drop in {assets.drops_folder()}")
+        yield dg.SkipReason(f"nothing new that is settled in {assets.drops_folder()}")
+
+
+def _pipeline_runs() -> bool:
+    """Whether `pipeline --drops` is at work, in whatever process."""
+    with Database().connect() as connection:
+        free = connection.execute(f"select pg_try_advisory_xact_lock({steps.PIPELINE_LOCK})")
+        return free.fetchone() == (False,)
+
+
+def online_already(drops: list[Path]) -> bool:
+    """Whether these very files are loaded, published, and materialized into every view."""
+    loads = [last_load(drop) for drop in drops]
+    if None in loads:
+        return False
+    with Database().connect() as connection:
+        materialized = connection.execute(
+            "select distinct on (view_name) view_name, load_to from ledger.materializations m"
+            " join ledger.publications p on p.known_at = m.publication"
+            " where store = 'postgres' order by view_name, materialization_id desc"
+        ).fetchall()
+    up_to: dict[str, int] = dict(materialized)
+    return all(up_to.get(view, -1) >= max(filter(None, loads)) for view in assets.views())
 
 
 def after_an_outage(instance: dg.DagsterInstance, key: str, now: float) -> str:
@@ -107,7 +157,7 @@ def _on_an_outage(instance: dg.DagsterInstance, run_id: str) -> bool:
 
 
 def _files(drop: Path) -> list[Path]:
-    return sorted(drop.glob("*.csv"))
+    return sorted(file for file in drop.iterdir() if not file.name.startswith("."))
 
 
 def fingerprint(drops: list[Path]) -> str:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from data.__main__ import main as data_command
 from data.__main__ import up
 from data.database import Database, is_loopback
 from data.server import EmbeddedServer, state_folder
@@ -100,7 +101,7 @@ def _demo() -> None:
     with step("Database: Postgres from a wheel, in .state"):
         say(f"  {up(Database())}")
     with step("Sample drops: 2,000 users, 6 months"):
-        drops = steps.drops_in(DROPS)
+        drops = sample_drops()
         say(f"  {len(drops)} drops in {shown(DROPS)}")
     with step("Load: check the drops, copy them into raw"):
         for drop in drops:
@@ -125,6 +126,13 @@ def _demo() -> None:
         user = a_user()
         say(f"  listening at {address}")
     say(summary(address, user, docs))
+
+
+def sample_drops() -> list[Path]:
+    """The drops that are there, oldest first; a generated sample where there is none yet."""
+    if not steps.drops(DROPS) and data_command(["generate", "--to", str(DROPS)]):
+        raise steps.StepError("generate", f"no sample drops in {DROPS}", "make generate")
+    return steps.drops(DROPS)
 
 
 def start_api() -> str:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from data import errors
 from data.database import Database
+from orchestration.advice import here
 
 if TYPE_CHECKING:
     from data.load import LoadResult
@@ -32,6 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DBT_PROJECT = ROOT / "dbt_project"
 FEATURE_REPO = ROOT / "feature_repo"
 PROCESSED = ROOT / "data" / "processed"  # training sets and reports
+PIPELINE_LOCK = "hashtext('streamflow pipeline')"  # held while a folder of drops goes through
 
 
 CODE = ("dbt_project", "feature_repo", "orchestration", "data/*.py")  # what features depend on
@@ -42,8 +44,8 @@ class StepError(RuntimeError):
     """A step failed. `repair` is the command to run next; `transient` says a retry may help."""
 
     def __init__(self, step: str, what: str, repair: str, *, transient: bool = False) -> None:
-        self.step, self.what, self.repair, self.transient = step, what, repair, transient
-        super().__init__(f"{step}: {_one_line(what)} | then run: {repair}")
+        self.step, self.what, self.repair, self.transient = step, what, here(repair), transient
+        super().__init__(f"{step}: {_one_line(here(what))} | then run: {self.repair}")
 
 
 def say(line: str) -> None:
@@ -242,10 +244,10 @@ class _Progress:
 
 
 def code_version() -> str:
-    """The checkout's commit; "+" for uncommitted changes, or code that git does not know.
-
-    Empty outside of a git checkout.
-    """
+    """STREAMFLOW_CODE_VERSION, as an image has it; else the checkout's commit, "+" for uncommitted
+    changes or code that git does not know; empty outside of a git checkout."""
+    if given := os.environ.get("STREAMFLOW_CODE_VERSION"):
+        return given
     new = ["ls-files", "--others", "--exclude-standard", "--", *CODE]
     try:
         commit = _git("describe", "--always", "--abbrev=12", "--dirty=+")
@@ -379,20 +381,8 @@ def target() -> Path:
     return target_path(ROOT)
 
 
-def drops_in(folder: Path) -> list[Path]:
-    """The drop folders in `folder`, oldest first; a generated sample where there is none yet."""
-    from data.__main__ import main as data_command
-
-    found = _drops(folder)
-    if not found:
-        say(f"  no drops in {folder} yet: generating a sample")
-        if data_command(["generate", "--to", str(folder)]):
-            raise StepError("generate", f"no sample drops in {folder}", "make generate")
-        found = _drops(folder)
-    return found
-
-
-def _drops(folder: Path) -> list[Path]:
+def drops(folder: Path) -> list[Path]:
+    """The drop folders in `folder`, oldest first."""
     return sorted(drop for drop in folder.glob("????-??-??") if drop.is_dir())
 
 
@@ -409,3 +399,36 @@ def pipeline(drops: Sequence[Path | str] = (), as_of: Sequence[str] = ()) -> Non
     audit()
     if as_of:
         say(str(training_set(as_of)))
+
+
+def pipeline_over(folder: Path, as_of: Sequence[str] = ()) -> None:
+    """`pipeline` with every drop in `folder`: what a deployment does at its start.
+
+    A refused drop keeps the others from nothing: they are loaded, built and published first.
+
+    Raises:
+        StepError: also when all else went well and a drop was refused.
+    """
+    found = drops(folder)
+    if not found:
+        say(f"  no drop in {folder}: nothing to do. Copy drops there, named after their dates, or"
+            " invent some with: python -m data generate")  # fmt: skip
+        return
+    refused = []
+    with told_as("pipeline", "make pipeline"), Database().connect() as connection:
+        connection.autocommit = True  # a lock of the session: it ends with this process
+        connection.execute(f"select pg_advisory_lock({PIPELINE_LOCK})")
+        for drop in found:
+            try:
+                ingest(drop)
+            except StepError as error:
+                if error.transient:
+                    raise
+                say(f"  {drop.name} is refused\n{error.__cause__}")
+                refused.append(drop.name)
+        if len(refused) < len(found):
+            pipeline((), as_of)
+    if refused:
+        names = ", ".join(refused)
+        what = f"{len(refused)} of {len(found)} drops refused: {names}; correct them as said above"
+        raise StepError("ingest", what, "make pipeline")

@@ -32,6 +32,8 @@ MAY_IMPORT = {
     "serving": {"data", "feature_repo"},
     "orchestration": {"data", "feature_repo", "serving"},
 }
+# A command for people who stand in that folder; nothing imports it.
+COMMANDS = {"feature_repo/build_training_dataset.py": {"orchestration"}}
 EXCEPT = {
     # Empties the raw tables of the scratch databases that it makes.
     "orchestration/leak_check.py": set(SCHEMAS),
@@ -81,7 +83,8 @@ def test_packages_import_only_what_lies_before_them(package: str) -> None:
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 imported.add(node.module.split(".")[0])
         ours = imported & set(MAY_IMPORT) - {package}
-        assert ours <= MAY_IMPORT[package], path.relative_to(ROOT)
+        name = path.relative_to(ROOT).as_posix()
+        assert ours <= MAY_IMPORT[package] | COMMANDS.get(name, set()), name
 
 
 def test_only_staging_reads_sources() -> None:
@@ -108,7 +111,7 @@ def test_the_top_level_holds_what_the_readme_names() -> None:
     top = {name.partition("/")[0] for name in tracked.splitlines()}
     files = {
         "Dockerfile", "LICENSE", "Makefile", "README.md", "docker-compose.yml", "pyproject.toml",
-        "requirements-dev.lock", "requirements.lock",
+        "requirements-dev.lock", "requirements-orchestrator.lock", "requirements.lock",
     }  # fmt: skip
     hidden = {".ci", ".dockerignore", ".env.example", ".gitignore", ".sqlfluff", ".sqlfluffignore"}
     folders = {

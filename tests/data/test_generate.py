@@ -171,3 +171,22 @@ def test_only_generated_drops_are_replaced(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="2024-03-31 was not generated and would be lost"):
         generate(tmp_path / "drops", Plan(users=3, months=1))
     assert (folder / "users.csv").exists()
+
+
+def test_the_folder_itself_may_be_a_mount_point(tmp_path: Path) -> None:
+    """What is mounted cannot be replaced, and nothing beside it is ours to write to."""
+    out = tmp_path / "drops"
+    out.mkdir()
+    (out / ".gitignore").write_text("*\n")
+    mounted = out.stat().st_ino
+    generate(out, Plan(users=3, months=2))
+    (again,) = generate(out, Plan(users=3, months=1))
+    assert out.stat().st_ino == mounted
+    assert {entry.name for entry in out.iterdir()} == {".gitignore", again.name}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["drops"]
+
+
+def test_a_folder_that_cannot_be_written_to_is_named_with_its_owner(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")  # no folder: also root may not write into it
+    with pytest.raises(PlanError, match=r"cannot write to .*drops: Not a directory; .* belongs to"):
+        generate(tmp_path / "file" / "drops", Plan(users=3, months=1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from datetime import date, datetime, timezone
 from pathlib import Path
@@ -162,6 +163,74 @@ def test_what_is_served_is_told_of_the_store_that_serves_it(sample: Database) ->
     assert {check.metadata["as_of"].value[:10] for check in told} == {"2024-03-31"}
     _, month = report(date(2024, 3, 31))
     assert {f"{view.as_of:%Y-%m-%d}" for view in month.views} == {"2024-03-31"}
+
+
+def test_the_sensor_asks_for_nothing_that_is_online_already(
+    sample: Database, sample_drops: Path, deliver: Callable[[str], Path], drops: Path
+) -> None:
+    """Else its first start after a pipeline would do every month again."""
+    from orchestration import steps
+    from orchestration.definitions import new_drop
+
+    def asked(cursor: str | None) -> tuple[list[str], str]:
+        with dg.DagsterInstance.ephemeral() as instance:
+            context = dg.build_sensor_context(instance=instance, cursor=cursor)
+            found = list(new_drop(context))
+        assert context.cursor
+        months = [request.partition_key for request in found if isinstance(request, dg.RunRequest)]
+        return [str(month) for month in months], context.cursor
+
+    for drop in sample_drops.iterdir():
+        shutil.copytree(drop, drops / drop.name)
+    new = deliver("2024-04-30")
+    long_ago = datetime(2024, 5, 1).timestamp()
+    for file in drops.rglob("*.csv"):
+        os.utime(file, (long_ago, long_ago))
+    months, cursor = asked(None)
+    assert months == ["2024-04"]
+    assert asked(cursor) == ([], cursor)
+
+    steps.ingest(new)
+    assert asked(None)[0] == ["2024-04"]  # loaded, and no more than that
+    steps.build()
+    assert asked(None)[0] == ["2024-04"]
+    steps.publish()
+    assert asked(None)[0] == []
+
+
+def test_the_sensor_waits_for_a_pipeline_that_runs(sample: Database, drops: Path) -> None:
+    from orchestration import steps
+    from orchestration.definitions import new_drop
+
+    with sample.connect() as pipeline, dg.DagsterInstance.ephemeral() as instance:
+        pipeline.execute(f"select pg_advisory_lock({steps.PIPELINE_LOCK})")
+        (answer,) = new_drop(dg.build_sensor_context(instance=instance))
+    assert isinstance(answer, dg.SkipReason)
+    assert "pipeline" in str(answer.skip_message)
+
+
+def test_runs_that_a_stopped_dagster_left_behind_are_ended() -> None:
+    """They would block the queue until a person ends them by hand."""
+    from orchestration.left_behind import end_runs
+
+    statuses = {
+        dg.DagsterRunStatus.STARTING: dg.DagsterRunStatus.FAILURE,
+        dg.DagsterRunStatus.STARTED: dg.DagsterRunStatus.FAILURE,
+        dg.DagsterRunStatus.CANCELING: dg.DagsterRunStatus.CANCELED,
+        dg.DagsterRunStatus.NOT_STARTED: dg.DagsterRunStatus.NOT_STARTED,
+    }
+
+    @dg.job
+    def nothing() -> None: ...
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        runs = {
+            instance.create_run_for_job(nothing, status=status).run_id: after
+            for status, after in statuses.items()
+        }
+        assert len(end_runs(instance)) == 3
+        assert {run_id: instance.get_run_by_id(run_id).status for run_id in runs} == runs
+        assert end_runs(instance) == []
 
 
 def test_months(sample: Database) -> None:

@@ -16,6 +16,7 @@ from feature_repo.manifest import manifest_path
 from orchestration import steps
 from orchestration.__main__ import main
 from orchestration.steps import StepError
+from tests.orchestration.conftest import as_ofs
 
 
 def count(table: str) -> int:
@@ -87,6 +88,35 @@ def test_a_bad_drop_is_told_in_one_line_to_logs_and_in_full_to_people(
     assert count("raw.users") == 0
 
 
+def test_in_a_folder_of_drops_a_bad_one_keeps_the_others_from_nothing(
+    database: Database, sample_drops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drops = tmp_path / "drops"
+    for day in ("2024-01-31", "2024-02-29"):
+        shutil.copytree(sample_drops / day, drops / day)
+    file = drops / "2024-01-31" / "labels.csv"
+    good = file.read_text()
+    file.write_text(good.replace("false", "maybe", 1))
+
+    assert main(["pipeline", "--drops", str(drops)]) == 1
+    told = capsys.readouterr()
+    assert "1 of 2 drops refused: 2024-01-31" in told.err
+    assert "maybe" in told.out
+    assert as_ofs("online.usage_features") == {"2024-02-29"}
+
+    file.write_text(good)
+    assert main(["pipeline", "--drops", str(drops)]) == 0
+    assert as_ofs("published.usage_features") == {"2024-01-31", "2024-02-29"}
+
+
+def test_no_user_is_invented_where_there_is_no_drop(
+    database: Database, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pipeline", "--drops", str(tmp_path)]) == 0
+    assert "no drop in" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_failed_test_is_named_and_nothing_is_published(sample: Database) -> None:
     with sample.connect() as connection:
         connection.execute("update raw.subscriptions set monthly_fee = -5")
@@ -128,7 +158,10 @@ def test_a_vector_has_every_feature_and_nulls_for_a_stranger(sample: Database) -
 
 def test_the_code_version_is_the_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(steps, "ROOT", tmp_path)
-    assert steps.code_version() == ""  # no checkout: a wheel, an image
+    monkeypatch.delenv("STREAMFLOW_CODE_VERSION", raising=False)
+    assert steps.code_version() == ""  # no checkout: a wheel
+    monkeypatch.setenv("STREAMFLOW_CODE_VERSION", "abc")  # an image
+    assert steps.code_version() == "abc"
 
 
 def test_code_that_git_does_not_know_marks_the_version(

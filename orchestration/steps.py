@@ -8,10 +8,8 @@ text is one line: the step, what failed, and the command to run once that is rep
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
-import re
 import subprocess
 import sys
 from collections import Counter
@@ -19,11 +17,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from data import errors
 from data.database import Database
 from orchestration.advice import here
+from orchestration.shown import Progress, WithoutFeastsDates
 
 if TYPE_CHECKING:
     from data.load import LoadResult
@@ -127,7 +126,7 @@ def build(*, show: Callable[[str], None] = say, **variables: object) -> BuildRes
     from dbt.cli.main import dbtRunner
 
     os.environ.setdefault("STREAMFLOW_CODE_VERSION", code_version())
-    progress = _Progress(show)
+    progress = Progress(show)
     with _one_build_at_a_time(show):
         outcome = dbtRunner(callbacks=[progress]).invoke(
             [
@@ -217,32 +216,6 @@ def _failures(nodes: list[Any]) -> str:
     return f"{len(names)} failed: {', '.join(names[:3])}{more}"
 
 
-class _Progress:
-    """dbt's events, down to a line a table and a line a warning."""
-
-    def __init__(self, show: Callable[[str], None]) -> None:
-        self.show = show
-        self.verdict = ""
-        self.invocation_id = ""
-        self.warnings: list[str] = []
-
-    def __call__(self, event: Any) -> None:
-        name, info = event.info.name, event.info
-        self.invocation_id = info.invocation_id or self.invocation_id
-        if name == "LogModelResult" and event.data.status != "CREATE VIEW":
-            data = event.data
-            took = f"{data.execution_time:6.1f} s"
-            self.show(f"  {data.node_info.node_name:<24} {data.status:<16} {took}")
-        elif name == "LogTestResult" and event.data.status == "warn":
-            message = f"{event.data.name}: {event.data.num_failures} rows"
-            self.warnings.append(message)
-            self.show(f"  warning: {message}")
-        elif name == "JinjaLogInfo" and info.msg.startswith("Nothing was published: "):
-            self.verdict = info.msg.removeprefix("Nothing was published: ")
-        elif name == "JinjaLogInfo" and info.msg and not info.msg.startswith("Published: "):
-            self.show(f"  {info.msg}")
-
-
 def code_version() -> str:
     """STREAMFLOW_CODE_VERSION, as an image has it; else the checkout's commit, "+" for uncommitted
     changes or code that git does not know; empty outside of a git checkout."""
@@ -297,27 +270,12 @@ def publish(end_date: datetime | None = None, *, full: bool = False) -> None:
         store = _store()
         if not store.list_feature_views():
             raise StepError("publish", "Feast knows no feature view yet", "make apply publish")
-        with contextlib.redirect_stdout(_WithoutFeastsDates(sys.stdout)):
+        with contextlib.redirect_stdout(WithoutFeastsDates(sys.stdout)):
             end = end_date or datetime.now(timezone.utc)
             if full:
                 store.materialize(datetime(1970, 1, 1, tzinfo=timezone.utc), end)
             else:
                 store.materialize_incremental(end)
-
-
-class _WithoutFeastsDates(io.TextIOBase):
-    """Leaves out the start that Feast announces for each view: our engine does not go by it."""
-
-    def __init__(self, out: TextIO) -> None:
-        self.out, self.line = out, ""
-
-    def write(self, text: str) -> int:
-        *whole, self.line = (self.line + text).split("\n")
-        for line in whole:
-            if line.strip() and not re.search(r"^Since the ttl is| from .* to .*:$", line):
-                self.out.write(f"  {line}\n")
-        self.out.flush()
-        return len(text)
 
 
 def _store() -> Any:

@@ -66,7 +66,7 @@ def arm(kill_in: str, counts: dict[str, int]) -> None:
 
     for name in STEPS:
         setattr(steps, name, watched(name, getattr(steps, name)))
-    told = steps._Progress.__call__
+    told = steps.Progress.__call__
 
     def event(self: Any, message: Any) -> None:
         name = message.info.name
@@ -76,7 +76,7 @@ def arm(kill_in: str, counts: dict[str, int]) -> None:
                 die()
         told(self, message)
 
-    steps._Progress.__call__ = event  # type: ignore[method-assign]
+    steps.Progress.__call__ = event  # type: ignore[method-assign]
 
 
 def run(month: str, kill_in: str, counts: dict[str, int], file: Path) -> int:

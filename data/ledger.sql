@@ -125,12 +125,12 @@ end $$;
 -- The switch: publish a running build. `manifest` holds `nodes` as dbt's manifest does; the columns
 -- of its models are those that the published views show from now on.
 create or replace function ledger.publish(
-    of_invocation text, code_version text, rows_appended jsonb, definitions jsonb, manifest jsonb,
+    of_invocation text, code_version text, rows_appended jsonb, definitions jsonb, manifest json,
     tests_run bigint
 ) returns void language plpgsql as $$
 declare
     build ledger.builds;
-    node jsonb;
+    node json;
 begin
     update ledger.builds set status = 'published', ended_at = clock_timestamp()
     where invocation_id = of_invocation and status = 'running'
@@ -146,13 +146,13 @@ begin
         rows_appended, definitions, manifest, tests_run
     );
     for node in
-        select value from jsonb_each(manifest -> 'nodes') where value ->> 'resource_type' = 'model'
+        select value from json_each(manifest -> 'nodes') where value ->> 'resource_type' = 'model'
     loop
         perform ledger.show_published(node ->> 'name', (
             select jsonb_agg(jsonb_build_object(
                 'name', value ->> 'name', 'type', value ->> 'data_type'
             ))
-            from jsonb_each(node -> 'columns')
+            from json_each(node -> 'columns')
         ));
     end loop;
     -- A table that is defined no more: its versions stay, its views go.
@@ -161,7 +161,7 @@ begin
     where relnamespace = 'features'::regnamespace and relkind in ('r', 'p')
         and to_regclass(format('published.%I', relname)) is not null
         and relname not in (
-            select value ->> 'name' from jsonb_each(manifest -> 'nodes')
+            select value ->> 'name' from json_each(manifest -> 'nodes')
             where value ->> 'resource_type' = 'model'
         );
 end $$;

@@ -134,7 +134,6 @@ class _Merge:
     def table(self, staged: Staged) -> TableResult:
         """Make the drop's statements those of the file; every other drop's stay as they are."""
         first = self._seen(staged, "=") == 0
-        recorded = self._recorded(staged)
         if not first:
             self._find_outgoing(staged)
         if staged.table.is_event and self._seen(staged, "<"):
@@ -154,23 +153,10 @@ class _Merge:
                     added,
                     retracted,
                     staged.sha256,
-                    recorded,
+                    staged.present,
                 ],
             )
         return TableResult(staged.rows, added, staged.rows - added, retracted)
-
-    def _recorded(self, staged: Staged) -> list[str] | None:
-        """The columns with a value in some row; None for a file without rows, which lacks none."""
-        if not staged.rows:
-            return None
-        columns = staged.table.columns
-        filled = sql.SQL(", ").join(
-            sql.SQL("count({}) > 0").format(sql.Identifier(column.name)) for column in columns
-        )
-        row = self.connection.execute(
-            sql.SQL("select {} from {}").format(filled, staged.incoming)
-        ).fetchone()
-        return [c.name for c, found in zip(columns, row or (), strict=True) if found]
 
     def _seen(self, staged: Staged, comparison: str) -> int:
         """How often the table was delivered by drops before (<), of (=) or after (>) this as_of."""

@@ -18,7 +18,7 @@ create table if not exists raw.loads (
     rows_added bigint not null,
     rows_retracted bigint not null,
     sha256 text not null,                     -- of the file
-    recorded text[],                          -- columns with a value in the file; null: not noted
+    recorded text[],                          -- columns that the file has; null: not noted, all
     primary key (load_id, table_name)
 );
 
@@ -57,7 +57,7 @@ create table if not exists ledger.publications (
     cadence text not null,
     rows_appended jsonb not null,             -- table -> rows
     definitions jsonb not null,               -- table -> model or macro it is made from -> checksum
-    manifest jsonb,                           -- its feature tables and services, as dbt's manifest has them
+    manifest json,                            -- its feature tables and services, as dbt's manifest has them
     tests_run bigint not null,
     published_at timestamptz not null default clock_timestamp()
 );
@@ -70,7 +70,7 @@ begin
     for gained in select * from (values
         ('raw.loads', 'recorded', 'text[]'),
         ('ledger.builds', 'cadence', 'text'),
-        ('ledger.publications', 'manifest', 'jsonb')
+        ('ledger.publications', 'manifest', 'json')
     ) as known (table_name, column_name, type) where not exists (
         select from pg_attribute
         where attrelid = known.table_name::regclass and attname = known.column_name

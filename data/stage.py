@@ -29,6 +29,7 @@ class Staged:
     sha256: str
     complete: bool  # ends with a line end
     rows: int = 0
+    present: list[str] = field(default_factory=list)  # the table's columns that the file has
     ignored: list[str] = field(default_factory=list)  # columns of the file that nobody needs
 
     @property
@@ -73,6 +74,7 @@ def stage(
         report.keys_lost = True
         return staged
     header, staged.ignored = layout.columns, layout.ignored
+    staged.present = [column.name for column in header]
     try:
         if not (look.plain and layout.is_plain):
             raise SuspectError("another form")

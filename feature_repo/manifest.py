@@ -168,6 +168,8 @@ def as_published(defined: Manifest, published: Manifest) -> tuple[Manifest, list
                 notes.append(f"{name}.{column.name} is defined as {new.type}")
             kept.append(new if new is not None and new.type == column.type else column)
         notes += [f"{name}.{column} is new" for column in columns]
+        order = [column.name for column in now[name].columns]
+        kept.sort(key=lambda c: order.index(c.name) if c.name in order else len(order))
         tables.append(replace(now[name], columns=tuple(kept)))
     notes += [f"{name} is new" for name in now if name not in before]
     there = {table.name: {column.name for column in table.columns} for table in tables}

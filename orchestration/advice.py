@@ -23,7 +23,9 @@ OPTIONS = {
     "FULL": "--full",
     "KNOWN_AT": "--known-at ",
     "RECOMPUTE": "--recompute",
+    "QUARANTINE": "--quarantine",
     "SERVICE": "--service ",
+    "USER": "",
 }
 MAKE = re.compile(r"\bmake((?: [a-z][a-z-]*)+)((?: [A-Z_]+=[^\s;,|`]+)*)")
 

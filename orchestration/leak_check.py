@@ -40,6 +40,7 @@ from feature_repo.point_in_time import View
 from orchestration import histories, steps
 from orchestration.histories import Drop
 from orchestration.steps import DBT_PROJECT
+from orchestration.surroundings import environment
 
 USERS = 150
 KEPT = "leak_check"  # schema of the values before
@@ -191,9 +192,7 @@ def _run_models(
     """
     from dbt.cli.main import dbtRunner
 
-    before = os.environ.get("STREAMFLOW_PG_DATABASE")
-    os.environ["STREAMFLOW_PG_DATABASE"] = settings.database
-    try:
+    with environment(STREAMFLOW_PG_DATABASE=settings.database):
         done = dbtRunner().invoke(
             [
                 "--quiet", "--no-use-colors", "--log-path", str(scratch / "logs"),
@@ -202,11 +201,6 @@ def _run_models(
                 "--target-path", str(scratch / "target"),
             ]
         )  # fmt: skip
-    finally:
-        if before is None:
-            del os.environ["STREAMFLOW_PG_DATABASE"]
-        else:
-            os.environ["STREAMFLOW_PG_DATABASE"] = before
     if not done.success:
         results = getattr(done.result, "results", None) or []
         words = [

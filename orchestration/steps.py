@@ -23,6 +23,7 @@ from data import errors
 from data.database import Database
 from orchestration.advice import here
 from orchestration.shown import Progress, WithoutFeastsDates
+from orchestration.surroundings import environment, inside
 
 if TYPE_CHECKING:
     from data.load import LoadResult
@@ -125,9 +126,8 @@ def build(*, show: Callable[[str], None] = say, **variables: object) -> BuildRes
     """
     from dbt.cli.main import dbtRunner
 
-    os.environ.setdefault("STREAMFLOW_CODE_VERSION", code_version())
     progress = Progress(show)
-    with _one_build_at_a_time(show):
+    with _one_build_at_a_time(show), environment(STREAMFLOW_CODE_VERSION=code_version()):
         outcome = dbtRunner(callbacks=[progress]).invoke(
             [
                 "--quiet", "--no-use-colors", "build",
@@ -235,26 +235,12 @@ def _git(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-@contextlib.contextmanager
-def _inside_feature_repo() -> Iterator[None]:
-    """Feast imports a repo relative to the working directory, and only once a process."""
-    before = Path.cwd()
-    os.chdir(FEATURE_REPO)
-    sys.path.insert(0, str(FEATURE_REPO))
-    sys.modules.pop("definitions", None)
-    try:
-        yield
-    finally:
-        sys.path.remove(str(FEATURE_REPO))
-        os.chdir(before)
-
-
 def apply() -> None:
     """What `feast apply` does: bring registry and online tables to what the dbt project defines."""
     from feast.repo_config import load_repo_config
     from feast.repo_operations import apply_total
 
-    with told_as("apply", "make build apply"), _inside_feature_repo():
+    with told_as("apply", "make build apply"), inside(FEATURE_REPO):
         repo = Path.cwd()
         config = load_repo_config(repo, repo / "feature_store.yaml")
         apply_total(config, repo, skip_source_validation=False)

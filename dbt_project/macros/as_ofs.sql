@@ -1,6 +1,6 @@
 {#-
     What may be missing from a drop, although windows look at it: an event file, or a column of one
-    that may be empty. Each gives `<name>_since` in the calendar (docs/decisions/0014).
+    that may be absent. Each gives `<name>_since` in the calendar (docs/decisions/0014).
 -#}
 {% macro captured() %}
     {{ return({

@@ -117,8 +117,8 @@ end $$") %}
         {% set unseen = columns.keys() | reject('in', contracts.published.get(table, {})) | list %}
         {% if unseen %}
             {% set ever = run_query(
-                "select distinct jsonb_object_keys(node -> 'columns') from ledger.publications"
-                ~ " cross join jsonb_each(manifest -> 'nodes') as nodes (id, node)"
+                "select distinct json_object_keys(node -> 'columns') from ledger.publications"
+                ~ " cross join json_each(manifest -> 'nodes') as nodes (id, node)"
                 ~ " where node ->> 'resource_type' = 'model' and node ->> 'name' = '" ~ table ~ "'"
             ).columns[0].values() | list %}
             {% if not ever and table not in contracts.published %}

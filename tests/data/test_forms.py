@@ -211,7 +211,7 @@ def test_a_column_that_may_be_empty_may_be_absent(database: Database, tmp_path: 
     load(put(tmp_path / DAY, users__csv="signup_date,user_id\n2024-01-01,a\n"), database)
     assert rows(database, "users", "user_id, user_gender, has_family") == [("a", None, None)]
     (loads,) = rows_of_loads(database)
-    assert loads == ["user_id", "signup_date"]
+    assert loads == ["signup_date", "user_id"]
 
 
 def rows_of_loads(settings: Database) -> list[Any]:

@@ -66,24 +66,24 @@ def draw(seed: int, users: int, cadence: str = "drops") -> Drawn:
         for number in range(users)
     ]
     deliveries = tuple(
-        Delivery(
-            day,
-            {
-                file: _unrecorded(random, file, [row for files in of_drop for row in files[file]])
-                for file in files
-            },
+        _delivery(
+            random, day, {file: [row for rows in of_drop for row in rows[file]] for file in files}
         )
         for (day, files), of_drop in zip(plan, zip(*told, strict=True), strict=True)
     )
     return Drawn(seed, cadence, deliveries, stops)
 
 
-def _unrecorded(random: Random, file: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A delivery's rows; now and then one in which a column of sessions holds nothing at all."""
-    if file != "usage":
-        return rows
-    empty = [c for c in ("device_id", "skips", "rebuffer_events") if random.random() < 0.15]
-    return [{**row, **dict.fromkeys(empty)} for row in rows]
+def _delivery(random: Random, day: date, files: dict[str, list[dict[str, Any]]]) -> Delivery:
+    """A delivery; now and then its sessions lack a column, in the file or in what it holds."""
+    empty, lacking = (
+        {c for c in ("device_id", "skips", "rebuffer_events") if random.random() < 0.1}
+        for _ in range(2)
+    )
+    if "usage" in files:
+        nothing = dict.fromkeys(empty | lacking)
+        files["usage"] = [{**row, **nothing} for row in files["usage"]]
+    return Delivery(day, files, frozenset(("usage", c) for c in lacking if "usage" in files))
 
 
 def _drops(random: Random, longest: int) -> tuple[list[date], date, str]:
@@ -346,7 +346,7 @@ def write(root: Path, delivery: Delivery, seed: int = 0) -> Path:
     folder = root / delivery.as_of.isoformat()
     folder.mkdir(parents=True)
     for file, rows in delivery.files.items():
-        columns = COLUMNS[file]
+        columns = [c for c in COLUMNS[file] if (file, c) not in delivery.lacking]
         lines = [[text(row[column], random) for column in columns] for row in rows]
         if file in EVENT_KEYS:
             lines += random.sample(lines, len(lines) // 10)

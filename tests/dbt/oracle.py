@@ -33,6 +33,7 @@ class Delivery:
 
     as_of: date
     files: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    lacking: frozenset[tuple[str, str]] = frozenset()  # (file, column) that the file does not have
 
 
 def midnight(day: date) -> datetime:
@@ -50,11 +51,7 @@ class Known:
             self.recorded |= {
                 (delivery.as_of, table, column)
                 for table, column in MAY_BE_UNRECORDED
-                if table in delivery.files
-                and (
-                    not delivery.files[table]  # no event, so none of which it was not recorded
-                    or any(row[column] is not None for row in delivery.files[table])
-                )
+                if table in delivery.files and (table, column) not in delivery.lacking
             }
             drop = self.files.setdefault(delivery.as_of, {})
             drop.update({table: list(rows) for table, rows in delivery.files.items()})
@@ -178,15 +175,20 @@ def usage_features(known: Known, user: str, as_of: datetime) -> Values:
     )
     before_30 = [row for row in last_60 if row["started_at"] < as_of - 30 * DAY]
     devices = {row["device_id"] for row in last_30 if row["device_id"] is not None}
+
+    def total(column: str) -> int | None:
+        told = [row[column] for row in last_7 if row[column] is not None]
+        return sum(told) if told or not last_7 else None
+
     event_based = {
         "watch_hours_30d": (30, milliseconds(last_30) / 3600000),
         "avg_session_mins_7d": (
             7,
             milliseconds(last_7) / (60000 * len(last_7)) if last_7 else None,
         ),
-        "unique_devices_30d": (30, len(devices)),
-        "skips_7d": (7, sum(row["skips"] or 0 for row in last_7)),
-        "rebuffer_events_7d": (7, sum(row["rebuffer_events"] or 0 for row in last_7)),
+        "unique_devices_30d": (30, len(devices) if devices or not last_30 else None),
+        "skips_7d": (7, total("skips")),
+        "rebuffer_events_7d": (7, total("rebuffer_events")),
         "active_days_30d": (30, len({row["started_at"].date() for row in last_30})),
         "days_since_last_session": (
             90,

@@ -372,7 +372,7 @@ def test_the_results_of_each_test_are_in_the_ledger(built: Built):
     (tests,) = rows("select tests_run from ledger.publications")[0]
     assert sum(counts.values()) == tests
     assert counts["pass"] > 50
-    builds.execute("update raw.payments set amount = -1")
+    builds.execute("update raw.usage set watch_minutes = -1")
     outcome = builds.build(recompute=True)
     assert not outcome.success
     failed = rows(

@@ -284,6 +284,9 @@ def test_what_no_session_of_a_drop_records_is_unknown():
     some = [*bare, session(AS_OF - 2 * DAY, session_id="t", skips=None)]
     assert of("usage_features", drop(usage=some))["unique_devices_30d"] == 1
     assert of("usage_features", drop(usage=[]))["skips_7d"] == 0
+    lacking = Delivery(MARCH, drop(usage=[]).files, frozenset({("usage", "skips")}))
+    assert of("usage_features", lacking)["skips_7d"] is None
+    assert of("usage_features", lacking)["rebuffer_events_7d"] == 0
 
 
 def test_the_newest_drop_that_still_states_an_event_speaks():
@@ -389,7 +392,7 @@ def without_the_future(deliveries: Sequence[Delivery], as_of: datetime) -> list[
         }
         if midnight(delivery.as_of) <= as_of:
             files = {**delivery.files, **files}
-        told.append(Delivery(delivery.as_of, files))
+        told.append(Delivery(delivery.as_of, files, delivery.lacking))
     return told
 
 

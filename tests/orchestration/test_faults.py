@@ -39,7 +39,7 @@ def rows(*, clocks: bool) -> dict[str, Counter]:
             query = sql.SQL("select {} from {}").format(
                 sql.SQL(", ").join(map(sql.Identifier, kept)), sql.Identifier(schema, table)
             )
-            found[f"{schema}.{table}"] = Counter(connection.execute(query).fetchall())
+            found[f"{schema}.{table}"] = Counter(map(repr, connection.execute(query).fetchall()))
     return found
 
 

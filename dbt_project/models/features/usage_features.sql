@@ -29,6 +29,7 @@ measured as (
             ) as ms_30d_before,
             sum(watch_ms) filter (where {{ in_days('started_at', 7, 'pairs.as_of') }}) as ms_7d,
             count(*) filter (where {{ in_days('started_at', 7, 'pairs.as_of') }}) as sessions_7d,
+            count(*) filter (where {{ in_days('started_at', 30, 'pairs.as_of') }}) as sessions_30d,
             sum(skips) filter (where {{ in_days('started_at', 7, 'pairs.as_of') }}) as skips_7d,
             sum(rebuffer_events) filter (
                 where {{ in_days('started_at', 7, 'pairs.as_of') }}
@@ -64,17 +65,17 @@ final as (
         end as avg_session_mins_7d,
         case
             when {{ covered('measured.devices_since', 30, 'measured.as_of') }}
-                then measured.devices_30d
+                then case when measured.devices_30d > 0 or measured.sessions_30d = 0 then measured.devices_30d end
             else delivered.unique_devices_30d
         end as unique_devices_30d,
         case
             when {{ covered('measured.skips_since', 7, 'measured.as_of') }}
-                then cast(coalesce(measured.skips_7d, 0) as bigint)
+                then cast(case when measured.sessions_7d = 0 then 0 else measured.skips_7d end as bigint)
             else delivered.skips_7d
         end as skips_7d,
         case
             when {{ covered('measured.rebuffers_since', 7, 'measured.as_of') }}
-                then cast(coalesce(measured.rebuffer_events_7d, 0) as bigint)
+                then cast(case when measured.sessions_7d = 0 then 0 else measured.rebuffer_events_7d end as bigint)
             else delivered.rebuffer_events_7d
         end as rebuffer_events_7d,
         case

@@ -66,6 +66,8 @@ SQLSTATES = {
     "XX001": ("damage", "the database's files are damaged", "See its log.", False),
     "42P01": ("missing", "the database lacks a table",
               "`make up` makes the schemas, `make build apply` the tables.", False),
+    "42703": ("missing", "the database lacks a column",
+              "`make up` adds the contract's, `make build apply` the models'.", False),
     "3F000": ("missing", "the database lacks a schema", "`make up` makes it.", False),
 }  # fmt: skip
 # The same where only a text is left, as of dbt; in the server's own words.

@@ -155,3 +155,7 @@ def test_no_command_ends_in_a_traceback_without_a_server(
 def test_a_trouble_reads_as_sentences() -> None:
     assert str(Trouble("busy", "No room", "Wait.")) == "No room. Wait."
     assert str(Trouble("refused", "No", "")) == "No"
+
+
+def test_a_column_that_the_contract_gained_is_made_by_make_up(database: Database) -> None:
+    assert "`make up`" in str(trouble(raised(database, "42703")))

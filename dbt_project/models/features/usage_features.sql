@@ -40,7 +40,9 @@ measured as (
             count(distinct {{ utc_date('started_at') }}) filter (
                 where {{ in_days('started_at', 30, 'pairs.as_of') }}
             ) as active_days_30d,
-            max(started_at) filter (where {{ in_days('started_at', 90, 'pairs.as_of') }}) as last_started_at
+            max(started_at) filter (
+                where {{ in_days('started_at', 90, 'pairs.as_of') }}
+            ) as last_started_at
         from sessions
         where
             sessions.user_id = pairs.user_id
@@ -65,17 +67,33 @@ final as (
         end as avg_session_mins_7d,
         case
             when {{ covered('measured.devices_since', 30, 'measured.as_of') }}
-                then case when measured.devices_30d > 0 or measured.sessions_30d = 0 then measured.devices_30d end
+                then
+                    case
+                        when measured.devices_30d > 0 or measured.sessions_30d = 0
+                            then measured.devices_30d
+                    end
             else delivered.unique_devices_30d
         end as unique_devices_30d,
         case
             when {{ covered('measured.skips_since', 7, 'measured.as_of') }}
-                then cast(case when measured.sessions_7d = 0 then 0 else measured.skips_7d end as bigint)
+                then
+                    cast(
+                        case
+                            when measured.sessions_7d = 0 then 0
+                            else measured.skips_7d
+                        end as bigint
+                    )
             else delivered.skips_7d
         end as skips_7d,
         case
             when {{ covered('measured.rebuffers_since', 7, 'measured.as_of') }}
-                then cast(case when measured.sessions_7d = 0 then 0 else measured.rebuffer_events_7d end as bigint)
+                then
+                    cast(
+                        case
+                            when measured.sessions_7d = 0 then 0
+                            else measured.rebuffer_events_7d
+                        end as bigint
+                    )
             else delivered.rebuffer_events_7d
         end as rebuffer_events_7d,
         case

@@ -7,6 +7,7 @@ and answering is done here. Measured: see docs/decisions/0041-lean-routes.md.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -20,7 +21,8 @@ from starlette.types import Receive, Scope, Send
 
 from data.contract import MAX_CHARACTERS, USER, is_user_id
 from serving import metrics, schemas
-from serving.answers import Origin
+from serving.answers import Origin, user
+from serving.catalogue import Service
 from serving.gate import answer
 from serving.problems import Headers, Problem, documented
 from serving.schemas import USER_ID_PATTERN, Batch
@@ -146,12 +148,15 @@ class Features:
         user_id = decoded(user_id)
         state = self._state
         started = time.perf_counter()
-        answers, plan, rows = await state.read(service, (user_id,))
+        answers, plan, rows = await state.read(
+            lambda: state.service(service), lambda plan: [of_users(plan, (user_id,))]
+        )
         metrics.STORE_SECONDS.observe(time.perf_counter() - started)
-        body, origin = answers.one(plan, user_id, rows[0])
+        who = user(user_id)
+        body, origin = answers.one(plan, who, rows[0])
         if answers.missing:
             await state.know(answers)
-            body, origin = answers.one(plan, user_id, rows[0])
+            body, origin = answers.one(plan, who, rows[0])
         metrics.count_users(plan.name, 1, not origin.found)
         request.scope["streamflow_users"] = (1, int(not origin.found))
         if not origin.found and on_missing == "error":
@@ -173,12 +178,15 @@ class Features:
             )
         state = self._state
         started = time.perf_counter()
-        answers, plan, rows = await state.read(batch.service, batch.user_ids)
+        answers, plan, rows = await state.read(
+            lambda: state.service(batch.service), lambda plan: [of_users(plan, batch.user_ids)]
+        )
         metrics.STORE_SECONDS.observe(time.perf_counter() - started)
-        made = [answers.one(plan, *pair) for pair in zip(batch.user_ids, rows, strict=True)]
+        who = [user(user_id) for user_id in batch.user_ids]
+        made = [answers.one(plan, *pair) for pair in zip(who, rows, strict=True)]
         if answers.missing:
             await state.know(answers)
-            made = [answers.one(plan, *pair) for pair in zip(batch.user_ids, rows, strict=True)]
+            made = [answers.one(plan, *pair) for pair in zip(who, rows, strict=True)]
         unknown = [
             u for u, (_, origin) in zip(batch.user_ids, made, strict=True) if not origin.found
         ]
@@ -188,6 +196,21 @@ class Features:
             raise _unknown(unknown)
         body = b'{"results":[%b]}' % b",".join([body for body, _ in made])
         return 200, [*JSON, (b"cache-control", b"no-store")], body
+
+
+def of_users(service: Service, user_ids: Sequence[str]) -> Sequence[str]:
+    """The ids, for a service that is keyed by them.
+
+    Raises:
+        Problem: 422, it is not.
+    """
+    if service.of_users:
+        return user_ids
+    detail = (
+        f"The feature service {service.name} is keyed by {' and '.join(service.keys)}. "
+        "Ask for it at /entities/{entity}/features."
+    )
+    raise Problem(422, "other-entity", detail)
 
 
 def decoded(segment: str) -> str:

@@ -13,6 +13,7 @@ from psycopg import sql
 
 from serving.catalogue import Catalogue, Feature, Service
 from serving.problems import Problem
+from serving.routes.features import of_users
 from serving.schemas import (
     CatalogueAnswer,
     FeatureDescription,
@@ -54,6 +55,7 @@ class PageData:
         """A user's published values at the last as_of's, newest first."""
         self._needs_own_store()
         _, service = self._state.service(name)
+        of_users(service, [user_id])
         views: dict[str, list[Json]] = {}
         for view in service.views:
             rows = await self._state.page_link.fetch(
@@ -183,10 +185,12 @@ def describe(catalogue: Catalogue, settings: Settings) -> CatalogueAnswer:
         registry_updated_at=_text(catalogue.updated_at),
         default_service=settings.service,
         refused=catalogue.refused,
+        entities={name: dict(keys) for name, keys in catalogue.entities.items()},
         services=[
             ServiceDescription(
                 name=service.name,
                 description=service.description,
+                keys=dict(service.keys),
                 views=[
                     ViewDescription(
                         name=view.name,
@@ -213,7 +217,7 @@ def describe(catalogue: Catalogue, settings: Settings) -> CatalogueAnswer:
 
 
 def _is_number(feature: Feature) -> bool:
-    return feature.type in ("int32", "int64", "float", "double")
+    return feature.type in ("int32", "int64", "float", "double", "decimal")
 
 
 def _text(moment: Any) -> str:

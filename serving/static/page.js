@@ -40,7 +40,9 @@ async function load() {
     return say(problem);
   }
   byId("service").replaceChildren(
-    ...catalogue.services.map((s) => element("option", { value: s.name }, s.name)),
+    ...catalogue.services
+      .filter((s) => Object.keys(s.keys).join() === "user_id") // the page is about users
+      .map((s) => element("option", { value: s.name }, s.name)),
   );
   byId("service").value = catalogue.default_service;
   const [lineage] = catalogue.services.flatMap((s) => s.views.flatMap((v) => v.features));

@@ -11,12 +11,18 @@ from psycopg import sql
 
 @dataclass(frozen=True)
 class View:
-    """`source` is the published relation, `columns` the features as (name, Postgres type)."""
+    """`source` is the published relation; `keys` are the join keys and `columns` the features, as
+    (name, Postgres type)."""
 
     name: str
     source: str
+    keys: tuple[tuple[str, str], ...]
     columns: tuple[tuple[str, str], ...]
     ttl: timedelta | None  # None: values do not expire
+
+    @property
+    def key_names(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in self.keys)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -37,6 +43,16 @@ def identifiers(names: Iterable[str], table: str | None = None) -> sql.Composed:
     """`a, b` or `table.a, table.b`, quoted."""
     prefix = () if table is None else (table,)
     return sql.SQL(", ").join(sql.Identifier(*prefix, name) for name in names)
+
+
+def all_equal(names: Iterable[str], left: str, right: str) -> sql.Composed:
+    """Whether all the columns are equal; for join keys, which are never null."""
+    return sql.SQL("({})").format(
+        sql.SQL(" and ").join(
+            sql.SQL("{} = {}").format(sql.Identifier(left, name), sql.Identifier(right, name))
+            for name in names
+        )
+    )
 
 
 def any_distinct(names: Iterable[str], left: str, right: str) -> sql.Composed:

@@ -11,7 +11,7 @@ import math
 import numbers
 import sys
 from collections.abc import Callable, Iterable
-from datetime import date, datetime, time
+from datetime import date, datetime, time, timezone
 from decimal import Decimal, InvalidOperation
 from typing import Any
 from uuid import UUID
@@ -27,6 +27,7 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
 from feast.types import String
+from feast.utils import make_tzaware
 
 from streamflow_feast.dbt.types import digits
 from streamflow_feast.kinds import kind_of, to_value
@@ -213,8 +214,10 @@ def _has_room(kind: str, value: Any) -> bool:
     """Whether numeric(p,s) holds the decimal without rounding it."""
     precision, scale = digits(kind) or (0, 0)
     number = Decimal(value)
-    exact = number == round(number, scale) if number else True
-    return exact and abs(number) < Decimal(10) ** (precision - scale)
+    _, of, exponent = number.as_tuple()
+    assert isinstance(exponent, int)  # a finite one's
+    trailing = len(of) - len("".join(map(str, of)).rstrip("0"))
+    return not number or (exponent + trailing >= -scale and number.adjusted() < precision - scale)
 
 
 def _instant(value: Any) -> bool:
@@ -224,8 +227,8 @@ def _instant(value: Any) -> bool:
 
 def _utc(value: datetime) -> datetime:
     """Without a zone it is UTC, as everywhere in Feast."""
-    found: datetime = pd.to_datetime(value, utc=True).to_pydatetime()
-    return found
+    plain = value.to_pydatetime() if isinstance(value, pd.Timestamp) else value
+    return make_tzaware(plain).astimezone(timezone.utc)
 
 
 def _date(value: Any) -> bool:

@@ -3,9 +3,9 @@
 Python values here are those that psycopg gives: Decimal, date, datetime in UTC, UUID, lists; only
 jsonb is Postgres's own text of it (`JsonText`), as a parsed one would lose digits of its numbers.
 
-Feast's instants are whole seconds, UnixTimestamp as well as ZonedTimestamp, and its lists know no
-null: `rule` says which values have an equivalent, and the online tables check it.
-See docs/decisions/0110-types.md.
+Feast's instants are whole seconds, UnixTimestamp as well as ZonedTimestamp: what is finer is cut
+off (dbt/types.CUT). Its lists know no null: `rule` says which values have an equivalent, and the
+online tables check it. See docs/decisions/0110-types.md.
 """
 
 from __future__ import annotations
@@ -47,8 +47,6 @@ class Kind:
 
 
 def _seconds(instant: datetime) -> int:
-    if instant.microsecond:
-        raise InexactError(f"{instant.isoformat()} is no whole second. {INSTANTS}")
     return (instant - EPOCH) // SECOND
 
 
@@ -69,13 +67,10 @@ def _list(message: Any) -> Callable[[Any], Any]:
     return into
 
 
-INSTANTS = (
-    "Feast keeps whole seconds of an instant: date_trunc('second', ...) at the end of the model"
-)
 LISTS = (
     "Feast's lists have one dimension and no null: array_remove(..., null) at the end of the model"
 )
-FINITE = "Feast has no infinite dates: nullif(..., 'infinity') at the end of the model"
+FINITE = "Feast has no infinite date or instant: nullif(..., 'infinity') at the end of the model"
 NUMBERS = "no decimal holds NaN: nullif(..., 'NaN') at the end of the model"
 
 
@@ -112,8 +107,8 @@ KINDS: dict[str, Kind] = {
         "unix_timestamp_val",
         _seconds,
         _instant,
-        "isfinite({0}) and {0} = date_trunc('second', {0})",
-        INSTANTS,
+        "isfinite({0})",
+        FINITE,
     ),
     "date": Kind(
         feast_types.UnixTimestamp,

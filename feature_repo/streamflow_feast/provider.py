@@ -221,8 +221,7 @@ def _has_room(kind: str, value: Any) -> bool:
 
 
 def _instant(value: Any) -> bool:
-    whole = isinstance(value, datetime) and not value.microsecond
-    return whole and not getattr(value, "nanosecond", 0)
+    return isinstance(value, datetime)
 
 
 def _utc(value: datetime) -> datetime:

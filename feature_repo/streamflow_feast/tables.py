@@ -8,6 +8,8 @@ from datetime import timedelta
 
 from psycopg import sql
 
+from streamflow_feast.dbt.types import CUT
+
 
 @dataclass(frozen=True)
 class View:
@@ -37,6 +39,19 @@ class View:
     def relation(self) -> sql.Identifier:
         """The published relation, quoted part by part."""
         return sql.Identifier(*self.source.split("."))
+
+    @property
+    def versions(self) -> sql.Composable:
+        """Its rows with the features as Feast has them; give it an alias."""
+        if not any(kind in CUT for _, kind in self.columns):
+            return self.relation
+        features = [
+            sql.SQL(CUT.get(kind, "{0}") + " as {0}").format(sql.Identifier(name))
+            for name, kind in self.columns
+        ]
+        return sql.SQL("(select {}, as_of, known_at, is_retracted, {} from {})").format(
+            identifiers(self.key_names), sql.SQL(", ").join(features), self.relation
+        )
 
 
 def identifiers(names: Iterable[str], table: str | None = None) -> sql.Composed:

@@ -30,6 +30,10 @@ EXACT_TYPES = (*SIMPLE_TYPES, "numeric(p,s)")
 KEY_TYPES = ("text", "bigint", "uuid")
 MOST_DIGITS = 76  # of Arrow's widest decimal
 
+# What Feast keeps of a value, where that is not all: of an instant its whole seconds. It is cut off
+# wherever a feature is read, so that both ends are the same (docs/decisions/0110-types.md).
+CUT = {"timestamp with time zone": "date_trunc('second', {0})"}
+
 ALIASES = {
     "int8": "bigint",
     "int4": "integer",

@@ -231,7 +231,8 @@ def _check(view: View) -> sql.Composed:
                 online.known_at = offline.known_at and online.as_of = offline.as_of
                     and not offline.is_retracted and not {distinct} as equal
             from (
-                select * from {source} where as_of = %(as_of)s and known_at <= %(publication)s
+                select * from {versions} as published
+                where as_of = %(as_of)s and known_at <= %(publication)s
             ) as offline
             full join {online} as online on {same}
         ) as version
@@ -241,6 +242,7 @@ def _check(view: View) -> sql.Composed:
         newer_of_it=all_equal(view.key_names, "newer", "version"),
         same=all_equal(view.key_names, "online", "offline"),
         source=view.relation,
+        versions=view.versions,
         online=view.table,
         distinct=any_distinct(view.names, "offline", "online"),
     )

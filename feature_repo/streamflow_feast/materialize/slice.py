@@ -231,11 +231,11 @@ def _locked_empty(connection: psycopg.Connection, view: View) -> bool:
 def newest_versions(view: View) -> sql.Composed:
     """An entity's newest published version of the slice, retractions included."""
     return sql.SQL(
-        "(select distinct on ({keys}) * from {source} where as_of = %(as_of)s"
+        "(select distinct on ({keys}) * from {source} as version where as_of = %(as_of)s"
         " and known_at <= %(publication)s"
         " and (%(since)s::timestamptz is null or known_at > %(since)s)"
         " order by {keys}, known_at desc)"
-    ).format(keys=identifiers(view.key_names), source=view.relation)
+    ).format(keys=identifiers(view.key_names), source=view.versions)
 
 
 def count(connection: psycopg.Connection, plan: Plan) -> int:

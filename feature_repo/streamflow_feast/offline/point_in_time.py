@@ -15,6 +15,8 @@ from datetime import datetime, timedelta
 
 from psycopg import sql
 
+from streamflow_feast.dbt.types import CUT
+
 FRAME = sql.Identifier("entity_frame")
 ROW, INSTANT = "row_number", "instant"
 RECENT = timedelta(days=32)  # with monthly, weekly and daily features nearly every answer is here
@@ -121,7 +123,7 @@ def between(views: Sequence[View], start: datetime, end: datetime, bounds: Bound
             sql.SQL("{} as event_timestamp").format(sql.Identifier(view.timestamp)),
             sql.SQL("{} as created_timestamp").format(sql.Identifier(view.created)),
             *_renamed(view.keys),
-            *_renamed(view.features),
+            *(_feature(view, c, name, sql.Identifier(c)) for c, name in view.features.items()),
         ]
         return sql.SQL("select {} from {} v order by {}, {}").format(
             sql.SQL(", ").join(columns),
@@ -247,10 +249,16 @@ def _known(view: View, bounds: Bounds) -> sql.Composable:
 
 def _features(views: Sequence[View]) -> list[sql.Composed]:
     return [
-        sql.SQL("v{}.{} as {}").format(sql.SQL(str(i)), sql.Identifier(c), sql.Identifier(name))
+        _feature(view, column, name, sql.Identifier(f"v{i}", column))
         for i, view in enumerate(views)
-        for c, name in view.features.items()
+        for column, name in view.features.items()
     ]
+
+
+def _feature(view: View, column: str, name: str, value: sql.Composable) -> sql.Composed:
+    """A feature as Feast has it, under its name in the result."""
+    cut = CUT.get(view.types.get(column, ""), "{0}")
+    return sql.SQL("{} as {}").format(sql.SQL(cut).format(value), sql.Identifier(name))
 
 
 def _renamed(columns: dict[str, str]) -> list[sql.Composed]:

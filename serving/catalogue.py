@@ -202,7 +202,7 @@ def read_catalogue(blob: bytes, project: str, version: int = 0) -> Catalogue:
             services[proto.spec.name] = made
         except _RefusedError as reason:
             refused[proto.spec.name] = str(reason)
-    entities = {
+    entities: dict[str, Mapping[str, str]] = {
         entity: keys
         for view in views.values()
         if (entity := _entity(view)) and (keys := _keys(view)) is not None

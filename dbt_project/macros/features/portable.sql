@@ -8,9 +8,9 @@
     cast({{ instant }} at time zone 'UTC' as date)
 {%- endmacro %}
 
-{#- The instant at which a date begins in UTC. -#}
-{% macro utc_midnight(date) -%}
-    (cast({{ date }} as timestamp) at time zone 'UTC')
+{#- The instant of a date or of a time without zone, which are UTC here. -#}
+{% macro utc_instant(time) -%}
+    (cast({{ time }} as timestamp) at time zone 'UTC')
 {%- endmacro %}
 
 {#- Whole days between two instants, rounded down. -#}
@@ -36,4 +36,14 @@
 {#- Rows with `ordinal` from first to last, none if last is smaller; to be joined laterally. -#}
 {% macro series(first, last) -%}
     (select generate_series({{ first }}, {{ last }}) as ordinal)
+{%- endmacro %}
+
+{#- No text at all, as a list of texts. -#}
+{% macro no_texts() -%}
+    cast(null as text[])
+{%- endmacro %}
+
+{#- Whether a list of texts holds one. -#}
+{% macro contains(texts, text) -%}
+    '{{ text }}' = any({{ texts }})
 {%- endmacro %}

@@ -1,8 +1,8 @@
 """The drop contract, written once: the tables of a drop, their columns, types, units and meaning.
 
-`data/setup.py` makes the raw tables from it, `data/check.py` and `data/load.py` read files by it,
-`data/generate.py` writes files by it, `python -m data contract` prints it. An add-on column is one
-more `Column(..., optional=True)`: files may then carry it or leave it out.
+`data/postgres/setup.py` makes the raw tables from it, `data/load` reads files by it, `data/sample`
+writes files by it, `python -m data contract` prints it. An add-on column is one more
+`Column(..., optional=True)`: files may then carry it or leave it out.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from psycopg import sql
 from data.__main__ import main
 from data.contract import TABLES, dbt_docs
 from data.database import Database
-from data.setup import BOOKKEEPING, set_up
+from data.postgres.setup import BOOKKEEPING, set_up
 from tests.data.drops import HEADERS, USERS, everything
 from tests.data.test_load import JAN, REAL, Drop
 

@@ -17,8 +17,8 @@ import pytest
 
 from data.contract import BOOLEAN, LABELS, TABLES, Column
 from data.database import Database
-from data.load import LOAD_LOCK, LoadResult, TableResult, load
-from data.setup import set_up
+from data.load.load import LOAD_LOCK, LoadResult, TableResult, load
+from data.postgres.setup import set_up
 from tests.data.drops import HEADERS, ROOT, USERS, effective, everything
 
 REAL = ROOT.parent / "shared" / "streamflow"

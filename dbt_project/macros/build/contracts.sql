@@ -4,7 +4,7 @@
 {#- The versioned tables, as nodes of dbt's graph. -#}
 {% macro feature_models() %}
     {{ return(
-        graph.nodes.values()
+        (graph.nodes.values() if graph_is_known() else [])
         | selectattr('resource_type', 'equalto', 'model')
         | selectattr('schema', 'equalto', 'features')
         | sort(attribute='name') | list
@@ -176,8 +176,8 @@
     {% set made_from = (node.config.meta or {}).get('made_from') %}
     {% set found = [] %}
     {% if made_from %}
-        {% set declared = made_from.get('states', []) + made_from.get('delivered', [])
-            + (made_from.get('events', []) | map(attribute='table') | list) %}
+        {% set declared = [made_from.get('rows_of')] + made_from.get('states', []) + made_from.get('latest', [])
+            + made_from.get('delivered', []) + (made_from.get('events', []) | map(attribute='table') | list) %}
         {% for name in node.depends_on.nodes if name in graph.nodes %}
             {% for source in graph.nodes[name].depends_on.nodes if source in graph.sources %}
                 {% set table = graph.sources[source] %}

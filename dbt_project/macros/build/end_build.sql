@@ -37,7 +37,7 @@ commit;
 
 {#- A model of this project; `ref` in a hook would ask for a hint in each place that calls it. -#}
 {% macro relation_of(name) -%}
-    {{ graph.nodes['model.' ~ project_name ~ '.' ~ name].relation_name if execute else name }}
+    {{ graph.nodes['model.' ~ project_name ~ '.' ~ name].relation_name if graph_is_known() else name }}
 {%- endmacro %}
 
 

@@ -48,8 +48,8 @@
 {#- The raw tables of state of which a drop is looked up for each as_of. -#}
 {% macro looked_up_states() -%}
     {%- set tables = [spine_states()] -%}
-    {%- for view in feature_models() if 'events' in view.config.meta.get('made_from', {}) -%}
-        {%- for table in view.config.meta.made_from.states if 'state' not in entity_declared(entity_of(view)) -%}
+    {%- for view in feature_models() -%}
+        {%- for table in view.config.meta.get('made_from', {}).get('latest', []) -%}
             {%- do tables.append(literal(table)) -%}
         {%- endfor -%}
     {%- endfor -%}

@@ -8,8 +8,7 @@
 -#}
 {% macro changes(entity) %}
     {%- set spine = ref('spine_' ~ entity) -%}
-    {%- do ref('int_coverage') -%}
-    {%- do ref('int_states') -%}
+    {%- for needed in ['int_calendar', 'int_coverage', 'int_states'] %}{% do ref(needed) %}{% endfor -%}
     {%- set keys = entity_keys(entity) -%}
     {%- set made_from = entity_declared(entity) -%}
     {%- set as_known = ([made_from.since] if made_from.get('since') else []) + (['state_as_of'] if 'state' in made_from else []) -%}
@@ -20,7 +19,7 @@ changed_pairs as (
     select
         {{ (keys + ['as_of'] + as_known) | join(', ') }},
         true as in_spine,
-        {{ no_texts() }} as views -- null: for all of them
+        cast(null as text) as views -- null: for all of them
     from {{ spine }}
 )
     {%- else -%}
@@ -45,7 +44,9 @@ affected as (
     select
         {{ keys | join(', ') }},
         as_of,
-        case when count(*) = count(view_name) then array_agg(distinct view_name) end as views
+        case
+            when count(*) = count(view_name) then ',' || string_agg(distinct view_name, ',') || ','
+        end as views
     from (
         {%- for name, view in touched %}
         select {{ keys | join(', ') }}, as_of, {{ literal(view) if view else 'cast(null as text)' }} as view_name
@@ -153,17 +154,17 @@ new_as_ofs as (
     {%- for of in declared.get('events', []) -%}
         {{ reached_by(of.table, of.by or keys, of.reach_days, entity, keys, made_from, touched, name ~ '_' ~ of.table, name) }}
     {%- endfor -%}
-    {%- for table in declared.get('delivered', []) + declared.get('states', []) if 'events' in declared -%}
+    {%- for table in declared.get('delivered', []) + declared.get('states', []) + declared.get('latest', []) -%}
         {%- set by = raw_table(table, ['state', 'aggregate']).key -%}
         {%- set part = name ~ '_' ~ table -%}
-        {%- set of_state = table in declared.states %}
+        {%- set drops_of = states_of if table in declared.states else table %}
 
 {{ part }}_rows as (
     select distinct {{ columns_of('changed', by) }}, as_ofs.as_of
     from ({{ changed_rows(table, by + ['as_of']) }}) as changed
-    {%- if of_state %}
+    {%- if table not in declared.delivered %}
     inner join {{ ref('int_states') }} as as_ofs
-        on changed.as_of = as_ofs.state_as_of and as_ofs.table_name = '{{ states_of or table }}'
+        on changed.as_of = as_ofs.state_as_of and as_ofs.table_name = '{{ drops_of }}'
     {%- else %}
     inner join as_ofs on changed.as_of = as_ofs.as_of
     {%- endif %}
@@ -180,7 +181,7 @@ new_as_ofs as (
         {%- set capture = 'select as_of from ' ~ ref('int_coverage') ~ ' where is_changed and (' ~ (changed | join(' or ')) ~ ')' -%}
         {{ everyone_at(capture, keys, entity, made_from, touched, name ~ '_capture', name) }}
     {%- endif -%}
-    {%- for table in declared.get('states', []) if 'events' in declared and not states_of -%}
+    {%- for table in declared.get('latest', []) -%}
         {%- set drops = 'select as_of from ' ~ ref('int_states') ~ " where is_changed and table_name = '" ~ table ~ "'" -%}
         {{ everyone_at(drops, keys, entity, made_from, touched, name ~ '_drops_of_' ~ table, name) }}
     {%- endfor -%}
@@ -258,7 +259,7 @@ new_as_ofs as (
     from {{ ref('spine_' ~ entity) }}
     where
         as_of in ({{ as_ofs_query }})
-        and (select count(*) from ({{ as_ofs_query }}) as some) > 0 -- else the spine is not read
+        and exists ({{ as_ofs_query }}) -- if not, the spine is not read
 ),
 {%- endmacro %}
 

@@ -1,10 +1,19 @@
 {#- What features are about: the models with meta.entity, and the raw tables by their declarations. -#}
 
 
-{#- {entity: {'join_keys': {column: type}, 'spine': its node, 'made_from': what the spine declares}}. -#}
+{#- Whether models and their YAML can be asked: not while dbt parses, nor in a unit test. -#}
+{% macro graph_is_known() %}
+    {{ return(execute and graph.nodes is defined) }}
+{% endmacro %}
+
+
+{#-
+    {entity: {'join_keys': {column: type}, 'spine': its node, 'made_from': what the spine declares}};
+    none where the graph is not known.
+-#}
 {% macro entities() %}
     {% set found = {} %}
-    {% for node in graph.nodes.values() if node.resource_type == 'model' and node.config.meta.get('entity') %}
+    {% for node in (graph.nodes.values() if graph_is_known() else []) if node.resource_type == 'model' and node.config.meta.get('entity') %}
         {% do found.update({node.config.meta.entity.name: {
             'join_keys': node.config.meta.entity.join_keys,
             'spine': node,
@@ -15,9 +24,9 @@
 {% endmacro %}
 
 
-{#- One of them. While dbt parses, YAML is not read yet: any columns will do. -#}
+{#- One of them; where the graph is not known, any columns will do. -#}
 {% macro entity(name) %}
-    {% if not execute %}
+    {% if not graph_is_known() %}
         {{ return({'join_keys': {'key': 'text'}, 'made_from': {}}) }}
     {% endif %}
     {% set known = entities() %}
@@ -40,7 +49,7 @@
 
 {#- A raw table's declaration in models/staging/_sources.yml: {'relation', 'grain', 'key', 'event_time'}. -#}
 {% macro raw_table(name, grains) %}
-    {% if not execute %}
+    {% if not graph_is_known() %}
         {{ return({'relation': name, 'grain': grains[0], 'key': ['key'], 'event_time': 'event_time'}) }}
     {% endif %}
     {% set known = [] %}

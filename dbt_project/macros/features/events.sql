@@ -1,9 +1,10 @@
 {#-
     An event table that a feature model looks at, said once at the model's top:
 
-        {% set usage = events('usage', reach_days=90, may_lack=['skips']) %}
+        {% set usage = events('usage', at='started_at', reach_days=90, may_lack=['skips']) %}
 
     table       the raw table; stg_<table> is what the model reads
+    at          its event time (said here too, because dbt's unit tests see no declaration)
     reach_days  how far back any feature of the model looks, or 'all': an event that comes late is
                 taken to change the pairs within that reach, and no others
     by          the join keys by which an event concerns a pair; all of the entity's if not said. A
@@ -13,10 +14,17 @@
     What it gives: `usage.relation`; `usage.window(30)`, a condition on rows of `usage` beside a row
     of `pairs`; `usage.covered(30)`, whether "no event" means zero, of a row of `measured`.
 -#}
-{% macro events(table, reach_days, by=none, may_lack=[]) %}
+{% macro events(table, at, reach_days, by=none, may_lack=[]) %}
     {%- do require_days(reach_days, "events('" ~ table ~ "', reach_days=" ~ tojson(reach_days) ~ ')') -%}
+    {%- if graph_is_known() and raw_table(table, ['event']).event_time != at -%}
+        {%- do exceptions.raise_compiler_error(
+            "events('" ~ table ~ "', at='" ~ at ~ "'): the event time of " ~ table ~ ' is '
+            ~ raw_table(table, ['event']).event_time ~ ' (models/staging/_sources.yml)'
+        ) -%}
+    {%- endif -%}
     {%- set declared = {
         'table': table,
+        'at': at,
         'reach_days': reach_days,
         'by': by,
         'may_lack': may_lack,
@@ -61,7 +69,7 @@
             ~ 'window less the other: ' ~ declared.table ~ '.window(60) and not ' ~ declared.table ~ '.window(30)'
         ) -%}
     {%- endif -%}
-    {%- set event_at = declared.table ~ '.' ~ raw_table(declared.table, ['event']).event_time -%}
+    {%- set event_at = declared.table ~ '.' ~ declared.at -%}
     {%- if days == 'all' -%}
         ({{ event_at }} < {{ as_of }})
     {%- else -%}

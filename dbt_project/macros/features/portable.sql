@@ -37,13 +37,3 @@
 {% macro series(first, last) -%}
     (select generate_series({{ first }}, {{ last }}) as ordinal)
 {%- endmacro %}
-
-{#- No text at all, as a list of texts. -#}
-{% macro no_texts() -%}
-    cast(null as text[])
-{%- endmacro %}
-
-{#- Whether a list of texts holds one. -#}
-{% macro contains(texts, text) -%}
-    '{{ text }}' = any({{ texts }})
-{%- endmacro %}

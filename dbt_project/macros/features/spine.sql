@@ -110,7 +110,7 @@ seen_first as (
             {{ table }}.{{ key }} is not null{{ ' and' if not loop.last }}
             {%- endfor %}
             {%- if only %}
-            and (select count(*) from as_ofs where {{ only }}) > 0 -- nothing is read for none
+            and exists (select 1 from as_ofs where {{ only }}) -- if not, nothing is read
             and {{ event_at }} < (select max(as_of) from as_ofs where {{ only }})
             {%- if days != 'all' %}
             and {{ event_at }} >= (select min(as_of) from as_ofs where {{ only }}) - interval '{{ days }} days'

@@ -1,4 +1,4 @@
-{% set payments = events('payments', reach_days=180) %}
+{% set payments = events('payments', at='attempted_at', reach_days=180) %}
 with
 
 pairs as (

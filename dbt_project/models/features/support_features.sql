@@ -1,4 +1,4 @@
-{% set support = events('support', reach_days=180) %}
+{% set support = events('support', at='opened_at', reach_days=180) %}
 with
 
 pairs as (

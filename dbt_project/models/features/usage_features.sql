@@ -1,4 +1,6 @@
-{% set usage = events('usage', reach_days=90, may_lack=['device_id', 'skips', 'rebuffer_events']) %}
+{% set usage = events(
+    'usage', at='started_at', reach_days=90, may_lack=['device_id', 'skips', 'rebuffer_events']
+) %}
 with
 
 pairs as (

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psycopg
 
-from data.contract import dbt_docs, markdown
+from data.contract import dbt_docs, declared, markdown
 from data.database import Database, is_loopback, no_connection
 from data.errors import command
 from data.generate import GRAINS, Plan, generate
@@ -96,7 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prepare(settings)
         print(f"{settings.database} is set up")
     elif options.command == "contract":
-        print(dbt_docs() if options.dbt else markdown(), end="\n" * (not options.dbt))
+        text = dbt_docs if options.dbt else markdown
+        print(text(declared()), end="\n" * (not options.dbt))
     elif options.command == "generate":
         fields = {name: getattr(options, name) for name in Plan.__dataclass_fields__}
         folders = generate(options.out, Plan(**fields))

@@ -20,7 +20,7 @@ import dagster as dg
 from dagster_dbt import build_dbt_asset_specs
 from psycopg.rows import namedtuple_row
 
-from data.contract import TABLES
+from data.contract import declared
 from data.database import Database
 from feature_repo.manifest import Manifest, manifest_path, parse_manifest
 from orchestration import steps
@@ -112,7 +112,7 @@ RAW = [
         partitions_def=MONTHS,
         description=table.meaning,
     )
-    for table in TABLES
+    for table in declared()
 ] + [
     dg.AssetSpec(
         ["raw", "loads"],
@@ -135,7 +135,7 @@ def raw(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
             " and this month again",
             allow_retries=False,
         )
-    counts: dict[str, dict[str, int]] = {table.name: {} for table in TABLES}
+    counts: dict[str, dict[str, int]] = {table.name: {} for table in declared()}
     with told():
         for drop in drops:
             loaded = steps.ingest(drop, show=context.log.info)

@@ -8,7 +8,7 @@ ARG PYTHON_IMAGE=python:3.12-slim
 FROM ${PYTHON_IMAGE} AS python
 # Any account may run it (docker run --user), so nothing is expected of a home.
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore \
-    PYTHONPATH=/streamflow HOME=/tmp STREAMFLOW_IN_IMAGE=1
+    PYTHONPATH=/streamflow:/streamflow/feature_repo HOME=/tmp STREAMFLOW_IN_IMAGE=1
 WORKDIR /streamflow
 # The same pip as in the Makefile.
 RUN echo 'pip==26.3 --hash=sha256:f3b60b20ffaadd4415ed7957212a38ac63fa4c5fa375bd0f4a797777940fad13' \
@@ -42,7 +42,7 @@ ENV DBT_TARGET_PATH=/streamflow/target DBT_LOG_PATH=/streamflow/logs
 RUN python -m compileall -q data feature_repo serving orchestration \
     && dbt parse --quiet --project-dir dbt_project --profiles-dir dbt_project \
     && mkdir -p data/drops data/processed dagster \
-    && cp orchestration/dagster.compose.yaml dagster/dagster.yaml \
+    && cp orchestration/defs/dagster.compose.yaml dagster/dagster.yaml \
     && chmod -R a+rwX data/drops data/processed target logs dagster
 
 FROM app-packages AS app
@@ -79,4 +79,4 @@ LABEL org.opencontainers.image.title="StreamFlow orchestrator" \
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 CMD ["bash", "-c", \
     "exec 3<>/dev/tcp/127.0.0.1/3000 && printf 'GET /server_info HTTP/1.0\\r\\nHost: 127.0.0.1\\r\\n\\r\\n' >&3 && read -r status <&3 && [[ $status == *' 200 '* ]]"]
 EXPOSE 3000
-CMD ["python", "-m", "orchestration.dagster_service", "webserver"]
+CMD ["python", "-m", "orchestration.defs.dagster_service", "webserver"]

@@ -135,13 +135,13 @@ check: $(VENV)/.dev ## linters and types: ruff, sqlfluff, mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(RUN) lint-sql
+	$(PY) -m tests.tools.lint_sql
 
 .PHONY: fix
 fix: $(VENV)/.dev ## let the linters repair what they can
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
-	$(RUN) lint-sql --fix
+	$(PY) -m tests.tools.lint_sql --fix
 
 .PHONY: bench-build bench-publish bench-training bench-serving
 bench-build: $(VENV)/.dev ## how long builds take: full, nothing new, late rows, next month

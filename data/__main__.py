@@ -12,12 +12,13 @@ import psycopg
 from data.contract import dbt_docs, declared, markdown
 from data.database import Database, is_loopback, no_connection
 from data.errors import command
-from data.generate import GRAINS, Plan, generate
-from data.load import load
-from data.server import EmbeddedServer
-from data.setup import set_up
+from data.load.load import load
+from data.paths import PROCESSED
+from data.postgres.server import EmbeddedServer
+from data.postgres.setup import set_up
+from data.sample.generate import GRAINS, Plan, generate
 
-QUARANTINE = Path(__file__).resolve().parent / "processed" / "refused"
+QUARANTINE = PROCESSED / "refused"
 
 
 def prepare(settings: Database) -> None:

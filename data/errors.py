@@ -21,10 +21,10 @@ import psycopg
 from pydantic import ValidationError
 
 from data.database import Database, no_connection
+from data.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 DEBUG = "STREAMFLOW_DEBUG"
-OURS = ("data.", "feature_repo.", "orchestration.", "serving.", "feast.errors")
+OURS = ("data.", "streamflow_feast.", "orchestration.", "serving.", "feast.errors")
 
 
 class Trouble(NamedTuple):
@@ -130,7 +130,7 @@ def _of_state(state: str, said: str) -> Trouble | None:
 
 def _database(error: psycopg.Error, settings: Database | None) -> Trouble:
     said = " ".join(str(error).split()) or type(error).__name__
-    if why := getattr(error, "why", None):  # feature_repo.connections has found out already
+    if why := getattr(error, "why", None):  # streamflow_feast.connections has found out already
         return Trouble(*why)
     if error.sqlstate:
         known = _of_state(error.sqlstate, said)

@@ -6,7 +6,7 @@ For people who stand in this folder, as in `docker compose exec feast`. Options 
 
 import sys
 
-from orchestration.training import main
+from orchestration.training_set import main
 
 if __name__ == "__main__":
     sys.exit(main(["--as-of", "0001-01-01..9999-12-31", *sys.argv[1:]]))

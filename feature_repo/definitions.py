@@ -6,10 +6,10 @@ lies in, so that a copy of the project reads its own; of it, what was published 
 
 from pathlib import Path
 
-from feature_repo.feast_objects import feast_objects
-from feature_repo.manifest import manifest_path, read_manifest
-from feature_repo.publications import published_part
-from feature_repo.registry import definitions_loaded
+from streamflow_feast.dbt.feast_objects import feast_objects
+from streamflow_feast.dbt.manifest import manifest_path, read_manifest
+from streamflow_feast.dbt.publications import published_part
+from streamflow_feast.registry import definitions_loaded
 
 globals().update(
     feast_objects(

@@ -44,8 +44,6 @@ def parser() -> argparse.ArgumentParser:
     step.add_argument("--drop", action="append", default=[], help="a drop to load first")
     step.add_argument("--drops", type=Path, help="load every drop in this folder first")
     step.add_argument("--as-of", action="append", default=[], help="write this training set")
-    step = commands.add_parser("lint-sql", help="sqlfluff, with a database for dbt's templater")
-    step.add_argument("--fix", action="store_true")
     for name, text in PASSED_ON.items():
         commands.add_parser(name, help=text, add_help=False)
     return top
@@ -76,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(options, rest) or 0
     except StepError as error:
-        from data.check import DropError
+        from data.load.check import DropError
 
         # One line is for logs; a person gets every error of the drop.
         show(error, error.__cause__ if isinstance(error.__cause__, DropError) else error)
@@ -86,11 +84,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(options: argparse.Namespace, rest: list[str]) -> int | None:
     """Call the step. Imports wait until they are needed: dbt and Feast take seconds each."""
     if options.step == "demo":
-        from orchestration.demo import demo
+        from orchestration.local.demo import demo
 
         demo()
     elif options.step == "down":
-        from orchestration.demo import down
+        from orchestration.local.demo import down
 
         down()
     elif options.step == "ingest":
@@ -118,24 +116,20 @@ def run(options: argparse.Namespace, rest: list[str]) -> int | None:
             steps.pipeline_over(options.drops, options.as_of)
         else:
             steps.pipeline(options.drop, options.as_of)
-    elif options.step == "lint-sql":
-        from orchestration.lint_sql import lint
-
-        return lint(fix=options.fix)
     elif options.step == "training-set":
-        from orchestration.training import main as training_set
+        from orchestration.training_set import main as training_set
 
         return training_set(rest)
     elif options.step == "leak-check":
-        from orchestration.leak_check import main as leak_check
+        from orchestration.leak_check.check import main as leak_check
 
         return leak_check(rest)
     elif options.step == "report":
-        from orchestration.report import main as report
+        from orchestration.report.report import main as report
 
         return report(rest)
     elif options.step == "dagster":
-        from orchestration.dagster_ui import main as dagster_ui
+        from orchestration.defs.dagster_ui import main as dagster_ui
 
         return dagster_ui(rest)
     elif options.step == "backfill":

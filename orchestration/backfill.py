@@ -25,7 +25,7 @@ def backfill(months: Sequence[str]) -> dict[str, str]:
     os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
     import dagster as dg
 
-    from orchestration.definitions import defs
+    from orchestration.defs.definitions import defs
 
     job = defs.resolve_job_def("ingest_month")
     failed = {}
@@ -65,7 +65,7 @@ def months_of(text: str) -> list[str]:
     Raises:
         MonthError: a month is not one of the partitions.
     """
-    from orchestration.assets import MONTHS
+    from orchestration.defs.assets import MONTHS
 
     known = list(MONTHS.get_partition_keys())
     first, dots, last = text.partition("..")

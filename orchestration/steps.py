@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -21,22 +19,18 @@ from typing import TYPE_CHECKING, Any
 
 from data import errors
 from data.database import Database
+from data.paths import DBT_PROJECT, FEATURE_REPO, PROCESSED, ROOT, code_version
 from orchestration.advice import here
 from orchestration.shown import Progress, WithoutFeastsDates
 from orchestration.surroundings import environment, inside
 
 if TYPE_CHECKING:
-    from data.load import LoadResult
-    from feature_repo.audit import AuditResult
+    from data.load.load import LoadResult
+    from streamflow_feast.materialize.audit import AuditResult
 
-ROOT = Path(__file__).resolve().parent.parent
-DBT_PROJECT = ROOT / "dbt_project"
-FEATURE_REPO = ROOT / "feature_repo"
-PROCESSED = ROOT / "data" / "processed"  # training sets and reports
 PIPELINE_LOCK = "hashtext('streamflow pipeline')"  # held while a folder of drops goes through
 
 
-CODE = ("dbt_project", "feature_repo", "orchestration", "data/*.py")  # what features depend on
 FAILED = ("error", "fail", "runtime error")  # dbt's words
 
 
@@ -106,7 +100,7 @@ def ingest(
     Raises:
         StepError: the drop was refused (its cause, a `DropError`, has every error).
     """
-    from data.load import load
+    from data.load.load import load
 
     repair = f"make load DROP={folder}"
     with told_as("ingest", repair):
@@ -216,25 +210,6 @@ def _failures(nodes: list[Any]) -> str:
     return f"{len(names)} failed: {', '.join(names[:3])}{more}"
 
 
-def code_version() -> str:
-    """STREAMFLOW_CODE_VERSION, as an image has it; else the checkout's commit, "+" for uncommitted
-    changes or code that git does not know; empty outside of a git checkout."""
-    if given := os.environ.get("STREAMFLOW_CODE_VERSION"):
-        return given
-    new = ["ls-files", "--others", "--exclude-standard", "--", *CODE]
-    try:
-        commit = _git("describe", "--always", "--abbrev=12", "--dirty=+")
-        return f"{commit}+" if not commit.endswith("+") and _git(*new) else commit
-    except (OSError, subprocess.SubprocessError):
-        return ""
-
-
-def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(ROOT), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    return done.stdout.strip()
-
-
 def apply() -> None:
     """What `feast apply` does: bring registry and online tables to what the dbt project defines."""
     from feast.repo_config import load_repo_config
@@ -272,7 +247,7 @@ def _store() -> Any:
 
 def audit() -> list[AuditResult]:
     """Compare every online value with its offline one; a difference is an error."""
-    from feature_repo.audit import audit as compare
+    from streamflow_feast.materialize.audit import audit as compare
 
     repair = "make publish FULL=1 && make audit"
     with told_as("audit", repair):
@@ -282,8 +257,8 @@ def audit() -> list[AuditResult]:
 
 
 def training_set(as_of: Sequence[str], **options: Any) -> Any:
-    """Write features and labels of the snapshots to data/processed; see orchestration.training."""
-    from orchestration.training import write_training_set
+    """Write features and labels of the snapshots to data/processed (streamflow_feast.training)."""
+    from streamflow_feast.training.training_set import write_training_set
 
     with told_as("training-set", f"make training-set AS_OF={','.join(as_of)}"):
         return write_training_set(as_of, **options)
@@ -291,8 +266,8 @@ def training_set(as_of: Sequence[str], **options: Any) -> Any:
 
 def vector(user_id: str, service: str = "all_features") -> dict[str, Any]:
     """One user's online features by name, read through Feast."""
-    from data.check import show
     from data.contract import USER, is_user_id
+    from data.load.check import show
 
     if not is_user_id(user_id):
         what = f"{show(user_id)} is no user id: expected {USER.expected}"
@@ -320,7 +295,7 @@ def docs() -> Path:
 
 def target() -> Path:
     """Where dbt puts what it makes; a relative DBT_TARGET_PATH is one inside of dbt_project."""
-    from feature_repo.manifest import target_path
+    from streamflow_feast.dbt.manifest import target_path
 
     return target_path(ROOT)
 

@@ -15,7 +15,7 @@ from feast.protos.feast.core.FeatureView_pb2 import FeatureView as FeatureViewPr
 from feast.protos.feast.core.Registry_pb2 import Registry
 from feast.value_type import ValueType
 
-from feature_repo.online_read import select_vectors
+from streamflow_feast.online.read import select_vectors
 
 Row = tuple[Any, ...]  # of a service's statement; the clocks are microseconds since 2000
 

@@ -8,13 +8,12 @@ import logging
 import time
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
 
 import psycopg
 from feast.repo_config import RepoConfig, load_repo_config
 
 from data.database import Database
-from feature_repo.registry import RegistryDamagedError, parse
+from data.paths import FEATURE_REPO
 from serving.answers import Answers, micros
 from serving.catalogue import Catalogue, Row, Service, read_catalogue
 from serving.feast_store import FeastStore
@@ -22,11 +21,11 @@ from serving.problems import Problem
 from serving.reach import Reach
 from serving.settings import Keys, Settings, SettingsError
 from serving.store import Link, MismatchError, PostgresStore, Store, end
+from streamflow_feast.registry import RegistryDamagedError, parse
 
 log = logging.getLogger("serving.state")
 
-REPO = Path(__file__).resolve().parent.parent / "feature_repo"
-OWN_STORE = "feature_repo.online_store.StreamflowOnlineStore"
+OWN_STORE = "streamflow_feast.online.store.StreamflowOnlineStore"
 PAGE_TIMEOUT = 5.0  # seconds, for the page's plots and past values
 
 
@@ -36,8 +35,8 @@ class State:
     def __init__(self, settings: Settings, database: Database) -> None:
         self.settings, self.database = settings, database
         self.keys = Keys(settings)
-        yaml = settings.feature_store or REPO / "feature_store.yaml"
-        self.feast: RepoConfig = load_repo_config(REPO, yaml)
+        yaml = settings.feature_store or FEATURE_REPO / "feature_store.yaml"
+        self.feast: RepoConfig = load_repo_config(FEATURE_REPO, yaml)
         self.registry_name = str(self.feast.registry.path)
         self.damaged = ""  # what is wrong with the stored registry; the one before stays in use
         self._registry_seen: tuple[int, str] | None = None

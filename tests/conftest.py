@@ -25,7 +25,7 @@ import pytest
 from psycopg import sql
 
 from data.database import Database
-from data.server import EmbeddedServer
+from data.postgres.server import EmbeddedServer
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE_USERS, SAMPLE_MONTHS, SAMPLE_SEED = 300, 3, 1

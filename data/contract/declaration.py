@@ -13,9 +13,9 @@ import yaml
 
 from data.contract.tables import Column, Table
 from data.contract.types import ALLOWED, TEXT, choice, entity_id, of_sql
+from data.paths import DBT_PROJECT
 
 FILE = Path("models") / "staging" / "_sources.yml"
-ROOT = Path(__file__).resolve().parents[2]
 SOURCE, LEDGER = "raw", "loads"
 GRAINS = ("state", "event", "aggregate")
 NAME = re.compile(r"[a-z_][a-z0-9_]*")
@@ -36,7 +36,7 @@ def declared(project: Path | str | None = None) -> tuple[Table, ...]:
     Raises:
         DeclarationError: an entry says what is not understood.
     """
-    folder = Path(project or os.environ.get("DBT_PROJECT_DIR") or ROOT / "dbt_project")
+    folder = Path(project or os.environ.get("DBT_PROJECT_DIR") or DBT_PROJECT)
     path = folder / FILE
     try:
         return _read(path, path.stat().st_mtime_ns)

@@ -23,7 +23,7 @@
 {% endmacro %}
 
 
-{#- The types of features: those with an exact equivalent in Feast (feature_repo/manifest.py). -#}
+{#- The types of features: those with an exact equivalent in Feast (feature_repo/streamflow_feast/dbt/manifest.py). -#}
 {% macro feature_types() %}
     {{ return(['bigint', 'integer', 'double precision', 'real', 'boolean', 'text', 'bytea']) }}
 {% endmacro %}

@@ -96,7 +96,7 @@ def say(line: str) -> None:
 @contextlib.contextmanager
 def server(folder: Path) -> Iterator[None]:
     """A server of our own, with the project's settings, in a folder that goes away."""
-    from data.server import EmbeddedServer
+    from data.postgres.server import EmbeddedServer
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -137,7 +137,7 @@ def execute(*statements: str, database: str | None = None) -> list[tuple]:
 
 
 def insert(table: str, select: str, load_id: int, as_of: str) -> None:
-    """Rows of one load and table, as data/load.py would leave them."""
+    """Rows of one load and table, as data/load/load.py would leave them."""
     execute(
         f"with added as (insert into raw.{table} ({ROWS[table][0]}, as_of, load_id, loaded_at)"
         f" select rows.*, {as_of}, {load_id}, now() from ({select}) as rows returning 1)"
@@ -270,8 +270,8 @@ def main() -> None:
     folder.chmod(0o755)
     with server(folder):
         from data.database import Database
-        from data.server import EmbeddedServer
-        from data.setup import set_up
+        from data.postgres.server import EmbeddedServer
+        from data.postgres.setup import set_up
 
         EmbeddedServer().create_database()
         set_up(Database())

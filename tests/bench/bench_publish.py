@@ -88,7 +88,7 @@ def arguments() -> argparse.Namespace:
 @contextlib.contextmanager
 def server(folder: Path) -> Iterator[None]:
     """A server of our own, with the project's settings, in a folder that goes away."""
-    from data.server import EmbeddedServer
+    from data.postgres.server import EmbeddedServer
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -113,8 +113,8 @@ def server(folder: Path) -> Iterator[None]:
 def make_tables(database: str, views: dict, users: int, months: int) -> None:
     """Published tables of `months` as_of's in a database of their own, which is then used."""
     from data.database import Database
-    from data.server import EmbeddedServer
-    from data.setup import set_up
+    from data.postgres.server import EmbeddedServer
+    from data.postgres.setup import set_up
     from tests.feast.offline import Offline
 
     os.environ["STREAMFLOW_PG_DATABASE"] = database
@@ -236,7 +236,7 @@ def checkpoint() -> None:
 def ours():
     from feast import FeatureStore
 
-    from feature_repo.feast_objects import apply_definitions
+    from streamflow_feast.dbt.feast_objects import apply_definitions
 
     store = FeatureStore(repo_path=str(ROOT / "feature_repo"))
     apply_definitions(store)
@@ -248,7 +248,7 @@ def stock(folder: Path):
     from feast import FeatureStore, RepoConfig
 
     from data.database import Database
-    from feature_repo.feast_objects import apply_definitions
+    from streamflow_feast.dbt.feast_objects import apply_definitions
 
     settings = Database()
     with settings.connect() as connection:
@@ -322,7 +322,7 @@ def peak_rss() -> float:
 
 
 def measure(asked: argparse.Namespace, views: dict, folder: Path) -> dict[str, list[float]]:
-    from feature_repo.audit import audit
+    from streamflow_feast.materialize.audit import audit
 
     store = quiet(ours)
     floor_tables(views)

@@ -62,7 +62,7 @@ VALUES = {
     "text": "(array['none', 'fiber', 'dsl', 'cable'])[(u + {n}) % 4 + 1]",
 }
 TWICE = "bench_twice"  # the database with twice the history
-OURS = {"type": "feature_repo.offline_store.StreamflowOfflineStore"}
+OURS = {"type": "streamflow_feast.offline.store.StreamflowOfflineStore"}
 
 
 def arguments() -> argparse.Namespace:
@@ -91,8 +91,8 @@ def connect(**settings: str) -> psycopg.Connection:
 def make_tables(users: int) -> None:
     """The project's tables, indexes and views as dbt makes them, with the newest twelve months."""
     from data.database import Database
-    from data.server import EmbeddedServer
-    from data.setup import set_up
+    from data.postgres.server import EmbeddedServer
+    from data.postgres.setup import set_up
 
     EmbeddedServer().create_database()
     set_up(Database())

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.check import DropError, Report
 from data.contract import declared
 from data.database import Database
-from data.layout import read_layout
-from data.load import load
-from data.read import SuspectError, fast_rows, scan, slow_rows
+from data.load.check import DropError, Report
+from data.load.layout import read_layout
+from data.load.load import load
+from data.load.read import SuspectError, fast_rows, scan, slow_rows
 from tests.data.drops import HEADERS, USERS, everything
 
 USER = (

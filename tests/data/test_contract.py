@@ -14,8 +14,8 @@ from psycopg import sql
 from data.__main__ import main
 from data.contract import dbt_docs, declared
 from data.database import Database
-from data.raw_tables import BOOKKEEPING
-from data.setup import set_up
+from data.postgres.raw_tables import BOOKKEEPING
+from data.postgres.setup import set_up
 from tests.data.drops import HEADERS, USERS, everything
 from tests.data.test_load import JAN, REAL, Drop
 

@@ -126,12 +126,11 @@ def test_debug_shows_the_traceback_and_no_command_needs_to_know(
     "arguments",
     [
         ["data", "load", "data/drops/2024-01-31"],
-        ["orchestration", "leak-check"],
         ["orchestration", "publish"],
         ["orchestration", "report", "--as-of", "2024-01-31"],
-        ["orchestration.leak_check"],
-        ["orchestration.training", "--as-of", "2024-01-31"],
-        ["feature_repo", "audit"],
+        ["orchestration", "leak-check"],
+        ["orchestration", "training-set", "--as-of", "2024-01-31"],
+        ["streamflow_feast", "audit"],
     ],
 )
 def test_no_command_ends_in_a_traceback_without_a_server(

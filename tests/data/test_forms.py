@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.check import DropError
 from data.database import Database
-from data.load import load
+from data.load.check import DropError
+from data.load.load import load
 from tests.data.drops import USERS, everything, write_drop
 
 DAY = "2024-03-31"
@@ -274,7 +274,7 @@ def test_what_is_odd_about_users_is_told(database: Database, drop) -> None:
 
 
 def test_raw_columns_of_an_earlier_release_are_widened(database: Database) -> None:
-    from data.setup import set_up
+    from data.postgres.setup import set_up
 
     with database.connect() as connection:
         connection.execute("alter table raw.payments alter column amount type numeric(10,2)")

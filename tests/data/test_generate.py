@@ -11,8 +11,8 @@ import pytest
 
 from data.contract import declared
 from data.database import Database
-from data.generate import Plan, PlanError, generate
-from data.load import load
+from data.load.load import load
+from data.sample.generate import Plan, PlanError, generate
 from tests.data.drops import effective
 
 EVENTS = {"usage": "session_id", "payments": "payment_id", "support": "ticket_id"}

@@ -18,8 +18,8 @@ import pytest
 from data.contract import Column, declared
 from data.contract.types import BOOLEAN
 from data.database import Database
-from data.load import LOAD_LOCK, LoadResult, TableResult, load
-from data.setup import set_up
+from data.load.load import LOAD_LOCK, LoadResult, TableResult, load
+from data.postgres.setup import set_up
 from tests.data.drops import HEADERS, ROOT, USERS, effective, everything
 
 REAL = ROOT.parent / "shared" / "streamflow"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from psycopg import sql
 
 from data.database import Database
-from data.load import load
+from data.load.load import load
 from tests.data.drops import HEADERS, Rows, effective, write_drop
 
 DAYS = ["2024-01-31", "2024-02-29", "2024-03-31"]

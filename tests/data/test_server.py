@@ -13,9 +13,9 @@ import pytest
 
 from data.__main__ import main
 from data.database import Database
-from data.load import load
-from data.server import EmbeddedServer
-from orchestration.demo import DemoError, demo
+from data.load.load import load
+from data.postgres.server import EmbeddedServer
+from orchestration.local.demo import DemoError, demo
 from tests.data.drops import USERS, effective
 from tests.data.test_load import JAN, Drop
 

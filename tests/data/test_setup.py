@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from data.__main__ import main
 from data.database import Database, SettingsError
-from data.setup import SetUpError, set_up
+from data.postgres.setup import SetUpError, set_up
 
 
 def lets_in(settings: Database) -> bool:

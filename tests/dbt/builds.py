@@ -18,7 +18,7 @@ from psycopg import sql
 
 from data.contract import declared
 from data.database import Database
-from data.load import load
+from data.load.load import load
 from tests.dbt import histories
 from tests.dbt.oracle import EVENT_KEYS, Delivery, Known, Pair, Values, features, midnight
 

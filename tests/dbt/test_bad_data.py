@@ -18,9 +18,9 @@ import pytest
 
 from data.database import Database
 from orchestration import steps
-from orchestration.training import write_training_set
 from serving.main import create_app
 from serving.settings import Settings
+from streamflow_feast.training.training_set import write_training_set
 from tests.dbt import builds
 from tests.dbt.builds import Outcome, everything, execute, rows, unpublished_rows, values
 from tests.dbt.conftest import Built

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from feature_repo.audit import audit
 from orchestration import steps
-from orchestration.training import write_training_set
+from streamflow_feast.materialize.audit import audit
+from streamflow_feast.training.training_set import write_training_set
 from tests.dbt import builds
 from tests.dbt.builds import everything, rows, unpublished_rows
 from tests.dbt.conftest import Built

@@ -22,7 +22,7 @@ import yaml
 
 from data.database import Database
 from orchestration.__main__ import parser
-from orchestration.dagster_service import COMMANDS
+from orchestration.defs.dagster_service import COMMANDS
 from orchestration.sbom import bill_of_materials
 from serving.settings import Settings
 
@@ -142,7 +142,7 @@ def test_the_commands_exist(services: dict[str, Any]) -> None:
     assert importlib.util.find_spec("serving.__main__")
     for name in ("dagster-webserver", "dagster-daemon"):
         python, _, module, service = services[name]["command"]
-        assert (python, module) == ("python", "orchestration.dagster_service")
+        assert (python, module) == ("python", "orchestration.defs.dagster_service")
         assert service in COMMANDS
 
 
@@ -153,7 +153,7 @@ def test_dbts_documentation_is_where_the_page_links_to(services: dict[str, Any])
 
 
 def test_postgres_is_set_up_like_the_embedded_one(services: dict[str, Any]) -> None:
-    from data.server import CONF
+    from data.postgres.server import CONF
 
     ours = dict(re.findall(r"^(\w+) = '?([^'\n]+)'?$", CONF, re.M))
     theirs = dict(re.findall(r"-c (\w+)=(\S+)", services["postgres"]["command"]))

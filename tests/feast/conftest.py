@@ -36,7 +36,7 @@ def store(offline: Offline):
     """The project's feature store with the three views applied."""
     from feast import FeatureStore
 
-    from feature_repo.feast_objects import apply_definitions
+    from streamflow_feast.dbt.feast_objects import apply_definitions
 
     store = FeatureStore(repo_path=str(REPO))
     apply_definitions(store)
@@ -49,7 +49,9 @@ class Run:
     def __init__(self, output: Path, end: str) -> None:
         context = multiprocessing.get_context("forkserver")
         # Feast takes seconds to import: once, in the server that the runs are forked from.
-        context.set_forkserver_preload(["feast", "feature_repo.engine", "tests.feast.runs"])
+        context.set_forkserver_preload(
+            ["feast", "streamflow_feast.materialize.engine", "tests.feast.runs"]
+        )
         self.path = output
         self.process = context.Process(
             target=materialize, args=(dict(os.environ), str(REPO), end, str(output))

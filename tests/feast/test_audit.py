@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from feature_repo.__main__ import main
-from feature_repo.audit import AuditError, audit
-from feature_repo.feast_objects import apply_definitions
+from streamflow_feast.__main__ import main
+from streamflow_feast.dbt.feast_objects import apply_definitions
+from streamflow_feast.materialize.audit import AuditError, audit
 from tests.feast.offline import FEB, JAN, VIEWS, Offline, day
 
 USERS = [f"user-{number:03d}" for number in range(40)]

@@ -44,7 +44,7 @@ def test_apply_without_a_manifest_says_what_to_do(database, target):
 
 def test_online_equals_offline_for_every_user_and_value_of_the_sample(sample):
     """A model would be served other values than it was trained on."""
-    from feature_repo.audit import audit
+    from streamflow_feast.materialize.audit import audit
 
     store = FeatureStore(repo_path=str(REPO))
     service = store.get_feature_service("all_features")

@@ -186,7 +186,7 @@ def test_a_push_during_a_run_is_neither_lost_nor_overwritten(second_month, store
 
 def test_a_lock_held_by_nobody_is_not_waited_for(second_month, store, now):
     """The advisory lock ends with its transaction, also when that fails."""
-    from feature_repo.online_tables import LOCK
+    from streamflow_feast.online.tables import LOCK
 
     connection = second_month.connect()
     connection.execute(LOCK)

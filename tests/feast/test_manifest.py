@@ -10,8 +10,8 @@ import pytest
 from feast import FeatureService, FeatureView
 from feast.types import Bool, Float64, Int64, String
 
-from feature_repo.feast_objects import feast_objects
-from feature_repo.manifest import ManifestError, parse_manifest, read_manifest
+from streamflow_feast.dbt.feast_objects import feast_objects
+from streamflow_feast.dbt.manifest import ManifestError, parse_manifest, read_manifest
 from tests.feast.offline import VIEWS, manifest
 
 MODEL = "model.streamflow.usage_features"

@@ -159,16 +159,16 @@ def test_what_is_not_published_stays_unseen(offline, store, now):
 
 
 def test_nothing_published_is_an_error_with_the_remedy(offline, store, now):
-    from feature_repo.engine import MaterializationError
+    from streamflow_feast.materialize.engine import MaterializationError
 
     with pytest.raises(MaterializationError, match="cd dbt_project && dbt build"):
         store.materialize_incremental(now)
 
 
 def test_a_missing_column_or_table_is_an_error_with_the_remedy(offline, store, now):
-    from feature_repo.engine import MaterializationError
-    from feature_repo.feast_objects import apply_definitions
-    from feature_repo.manifest import parse_manifest
+    from streamflow_feast.dbt.feast_objects import apply_definitions
+    from streamflow_feast.dbt.manifest import parse_manifest
+    from streamflow_feast.materialize.engine import MaterializationError
     from tests.feast.offline import manifest
 
     offline.publish(offline.month(JAN, USERS))
@@ -187,7 +187,7 @@ def test_a_missing_column_or_table_is_an_error_with_the_remedy(offline, store, n
 def test_all_views_of_a_run_are_of_one_publication_though_another_is_published_meanwhile(
     offline, store, now, monkeypatch
 ):
-    from feature_repo import publish
+    from streamflow_feast.materialize import slice as publish
 
     offline.publish(offline.month(JAN, USERS))
     run = publish.run
@@ -197,7 +197,7 @@ def test_all_views_of_a_run_are_of_one_publication_though_another_is_published_m
             offline.publish(offline.month(JAN, USERS, shift=50))
         return run(connection, plan)
 
-    monkeypatch.setattr("feature_repo.publish.run", run_and_publish)
+    monkeypatch.setattr("streamflow_feast.materialize.slice.run", run_and_publish)
     store.materialize_incremental(now)
     known = {row[1] for name in VIEWS for row in offline.online(name).values()}
     assert len(known) == 1
@@ -233,7 +233,7 @@ def test_feasts_own_record_of_runs_is_kept_and_readable(offline, store):
 @pytest.mark.parametrize("seed", range(8))
 def test_any_order_of_months_corrections_and_runs_ends_equal(offline, store, seed):
     """A user would be served another month's or another publication's value."""
-    from feature_repo.audit import audit
+    from streamflow_feast.materialize.audit import audit
 
     chance = random.Random(seed)
     months = [day(f"2024-{month:02d}-01") for month in range(1, 7)]

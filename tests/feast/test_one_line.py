@@ -7,10 +7,10 @@ import subprocess
 
 import pytest
 
-from feature_repo.__main__ import main
-from feature_repo.connections import DatabaseUnreachable
-from feature_repo.offline_store import StreamflowOfflineStoreConfig
-from feature_repo.online_store import StreamflowOnlineStore
+from streamflow_feast.__main__ import main
+from streamflow_feast.connections import DatabaseUnreachable
+from streamflow_feast.offline.store import StreamflowOfflineStoreConfig
+from streamflow_feast.online.store import StreamflowOnlineStore
 from tests.feast.offline import JAN, Offline
 from tests.feast.test_commands import run
 

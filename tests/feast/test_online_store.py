@@ -11,9 +11,9 @@ import psycopg
 import pytest
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 
-from feature_repo import connections
-from feature_repo.feast_objects import apply_definitions
-from feature_repo.manifest import parse_manifest
+from streamflow_feast import connections
+from streamflow_feast.dbt.feast_objects import apply_definitions
+from streamflow_feast.dbt.manifest import parse_manifest
 from tests.feast.offline import FEB, JAN, VIEWS, Offline, manifest
 
 USERS = [f"user-{number:03d}" for number in range(20)]
@@ -158,7 +158,7 @@ def test_reads_again_when_a_stopped_server_is_back(filled, server):
 
 
 def test_a_failed_read_leaks_no_connection(filled, offline):
-    from feature_repo.online_store import OnlineStoreError
+    from streamflow_feast.online.store import OnlineStoreError
 
     with offline.connect() as connection:
         connection.execute("drop table online.user_features")
@@ -209,7 +209,7 @@ def test_the_first_push_after_the_server_closed_its_connections(filled, offline,
 
 
 def test_a_push_without_a_key_or_a_time_writes_nothing(filled, now):
-    from feature_repo.online_store import OnlineStoreError
+    from streamflow_feast.online.store import OnlineStoreError
 
     right = pushed("right", FEB, 1.0, now)
     for column in ("user_id", "as_of"):
@@ -336,7 +336,7 @@ def test_a_composite_entity_is_refused(store):
     )
     from feast.types import Int64, String
 
-    from feature_repo.views import UnsupportedViewError
+    from streamflow_feast.views import UnsupportedViewError
 
     user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.STRING)
     device = Entity(name="device", join_keys=["device_id"], value_type=ValueType.STRING)

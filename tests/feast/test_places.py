@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from feast import FeatureStore
 
-from feature_repo.feast_objects import apply_definitions
+from streamflow_feast.dbt.feast_objects import apply_definitions
 from tests.end_to_end.test_readme import blocks
 from tests.feast.conftest import REPO
 from tests.feast.offline import VIEWS, Offline, manifest

@@ -13,7 +13,7 @@ import pytest
 from feast import FeatureStore, FeatureView, PushSource
 from feast.data_source import PushMode
 
-from feature_repo.provider import PushError
+from streamflow_feast.provider import PushError
 from tests.feast.offline import FEB, JAN, Offline
 
 USERS = ["u1", "u2", "u3"]

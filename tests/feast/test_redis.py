@@ -16,9 +16,9 @@ import pandas as pd
 import pytest
 from feast import FeatureStore
 
-from feature_repo.audit import AuditError
-from feature_repo.feast_objects import apply_definitions
-from feature_repo.manifest import read_manifest
+from streamflow_feast.dbt.feast_objects import apply_definitions
+from streamflow_feast.dbt.manifest import read_manifest
+from streamflow_feast.materialize.audit import AuditError
 from tests.feast.conftest import REPO
 from tests.feast.offline import FEB, JAN, VIEWS, Offline, day
 
@@ -92,7 +92,7 @@ def expected(offline: Offline, users: list[str] = USERS) -> dict:
 
 
 def audit(store: FeatureStore):
-    from feature_repo.audit_redis import audit_redis
+    from streamflow_feast.redis.audit import audit_redis
 
     return audit_redis(store=store)
 
@@ -174,7 +174,7 @@ def test_a_newer_push_stays(redis_store, offline, now):
 
 
 def test_a_run_killed_in_the_middle_is_repeated_by_the_next(redis_store, offline, now, monkeypatch):
-    from feature_repo.redis_writer import RedisWriter
+    from streamflow_feast.redis.writer import RedisWriter
 
     offline.publish(offline.month(JAN, USERS))
     redis_store.materialize_incremental(now)

@@ -9,9 +9,9 @@ from feast.errors import FeatureViewNotFoundException
 from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
 from feast.repo_config import RegistryConfig
 
-from feature_repo.feast_objects import apply_definitions
-from feature_repo.manifest import parse_manifest
-from feature_repo.registry import PostgresRegistryStore, RegistryConflictError, RegistryError
+from streamflow_feast.dbt.feast_objects import apply_definitions
+from streamflow_feast.dbt.manifest import parse_manifest
+from streamflow_feast.registry import PostgresRegistryStore, RegistryConflictError, RegistryError
 from tests.feast.conftest import REPO
 from tests.feast.offline import VIEWS, manifest
 
@@ -25,16 +25,16 @@ def serving_store() -> FeatureStore:
             project="streamflow",
             provider="local",
             registry={
-                "registry_store_type": "feature_repo.registry.PostgresRegistryStore",
+                "registry_store_type": "streamflow_feast.registry.PostgresRegistryStore",
                 "path": "streamflow",
                 "serving": True,
             },
             online_store={
-                "type": "feature_repo.online_store.StreamflowOnlineStore",
+                "type": "streamflow_feast.online.store.StreamflowOnlineStore",
                 "serving": True,
             },
-            offline_store={"type": "feature_repo.offline_store.StreamflowOfflineStore"},
-            batch_engine={"type": "feature_repo.engine.StreamflowEngine"},
+            offline_store={"type": "streamflow_feast.offline.store.StreamflowOfflineStore"},
+            batch_engine={"type": "streamflow_feast.materialize.engine.StreamflowEngine"},
             entity_key_serialization_version=3,
         )
     )
@@ -105,7 +105,7 @@ def test_the_serving_role_is_told_when_nothing_is_applied_yet(database):
 
 
 def test_a_server_that_is_not_there_is_named(monkeypatch, database, free_port):
-    from feature_repo.connections import DatabaseUnreachable
+    from streamflow_feast.connections import DatabaseUnreachable
 
     port = free_port()
     wanted = rf":{port} does not answer \(Connection refused\)\. Start it with `make up`"

@@ -9,8 +9,8 @@ from datetime import datetime, timezone
 from feast import FeatureStore
 from feast.repo_operations import get_repo_files
 
-from feature_repo.feast_objects import apply_definitions, repo_contents
-from feature_repo.manifest import read_manifest
+from streamflow_feast.dbt.feast_objects import apply_definitions, repo_contents
+from streamflow_feast.dbt.manifest import read_manifest
 from tests.feast.conftest import REPO
 from tests.feast.offline import JAN, VIEWS, Offline
 from tests.feast.test_commands import run

@@ -17,8 +17,8 @@ import pytest
 from feast import FeatureStore, RepoConfig
 
 from data.database import Database
-from feature_repo.feast_objects import apply_definitions
-from feature_repo.manifest import read_manifest
+from streamflow_feast.dbt.feast_objects import apply_definitions
+from streamflow_feast.dbt.manifest import read_manifest
 from tests.feast.offline import FEB, JAN, VIEWS, Offline, day
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -178,10 +178,12 @@ def test_read_while_materializing(offline, store, stock, monkeypatch):
 
     from feast.infra.compute_engines.local.compute import LocalComputeEngine
 
-    from feature_repo import publish
+    from streamflow_feast.materialize import slice as publish
 
     ours, theirs = publish.run, LocalComputeEngine._materialize_one
-    monkeypatch.setattr("feature_repo.publish.run", lambda *args: (ask(store), ours(*args))[1])
+    monkeypatch.setattr(
+        "streamflow_feast.materialize.slice.run", lambda *args: (ask(store), ours(*args))[1]
+    )
 
     def ask_stock(*args: Any, **kwargs: Any) -> Any:
         ask(stock)
@@ -208,7 +210,7 @@ def test_kill_while_materializing(offline, store, stock, monkeypatch):
     def killed(*args: Any, **kwargs: Any) -> None:
         raise Killed
 
-    monkeypatch.setattr("feature_repo.publish.run", killed)
+    monkeypatch.setattr("streamflow_feast.materialize.slice.run", killed)
     monkeypatch.setattr(LocalComputeEngine, "_materialize_one", killed)
     for each in (store, stock):
         with pytest.raises(Killed):
@@ -221,7 +223,7 @@ def test_kill_while_materializing(offline, store, stock, monkeypatch):
 def test_kill_between_views(offline, store, stock, monkeypatch):
     from feast.infra.compute_engines.local.compute import LocalComputeEngine
 
-    from feature_repo import publish
+    from streamflow_feast.materialize import slice as publish
 
     offline.publish(offline.month(JAN, USERS, shift=1))
     for each in (store, stock):
@@ -243,7 +245,7 @@ def test_kill_between_views(offline, store, stock, monkeypatch):
         return run
 
     ours, theirs = publish.run, LocalComputeEngine._materialize_one
-    monkeypatch.setattr("feature_repo.publish.run", after_one(ours))
+    monkeypatch.setattr("streamflow_feast.materialize.slice.run", after_one(ours))
     monkeypatch.setattr(LocalComputeEngine, "_materialize_one", after_one(theirs))
     for each in (store, stock):
         with pytest.raises(Killed):

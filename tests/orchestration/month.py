@@ -25,9 +25,9 @@ import feast.repo_operations  # noqa: F401
 import psycopg
 from dbt.cli.main import dbtRunner  # noqa: F401
 
-from feature_repo import audit, engine, offline_store, online_store  # noqa: F401
 from orchestration import steps
-from orchestration.definitions import defs
+from orchestration.defs.definitions import defs
+from streamflow_feast.online import store  # noqa: F401
 
 STEPS = ("ingest", "apply", "publish", "audit")
 BEHIND = {"publish": ("feast", "online"), "audit": ("online",)}  # what is still to do then

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestration import background
+from orchestration.local import background
 
 
 @pytest.fixture(autouse=True)

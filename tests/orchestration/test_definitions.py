@@ -18,8 +18,8 @@ dg = pytest.importorskip("dagster", reason="extra `orchestration`: make test ins
 def test_the_graph_leads_from_raw_usage_to_the_api_and_holds_every_dbt_test(
     sample: Database,
 ) -> None:
-    from orchestration import assets
-    from orchestration.definitions import defs
+    from orchestration.defs import assets
+    from orchestration.defs.definitions import defs
 
     graph = defs.resolve_asset_graph()
     behind = {dg.AssetKey(["raw", "usage"])}
@@ -40,7 +40,8 @@ def test_only_a_lost_connection_is_tried_again(
     sample: Database, deliver: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """First the connection is lost, then the file turns out to be bad: two attempts, not four."""
-    from orchestration import assets, steps
+    from orchestration import steps
+    from orchestration.defs import assets
 
     deliver("2024-04-30")
     outcomes = [True, False, False, False]
@@ -63,7 +64,7 @@ def test_only_a_lost_connection_is_tried_again(
 def test_the_training_job_writes_the_months_snapshots(
     sample: Database, drops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from orchestration.definitions import defs
+    from orchestration.defs.definitions import defs
 
     monkeypatch.setenv("STREAMFLOW_PROCESSED", str(tmp_path / "processed"))
     job = defs.resolve_job_def("build_training_dataset")
@@ -83,7 +84,7 @@ def test_the_sensor_asks_once_for_a_settled_drop(
     sample: Database, deliver: Callable[[str], Path]
 ) -> None:
     """A folder that is still being copied would be loaded in half."""
-    from orchestration.definitions import SETTLED, new_drop
+    from orchestration.defs.definitions import SETTLED, new_drop
 
     def asked() -> list[dg.RunRequest]:
         with dg.DagsterInstance.ephemeral() as instance:
@@ -108,7 +109,7 @@ def test_the_sensor_asks_once_for_a_settled_drop(
 
 def test_a_drop_whose_run_failed_on_an_outage_is_asked_for_again() -> None:
     """Not one that was refused: the same files would fail alike, every half minute."""
-    from orchestration.definitions import after_an_outage
+    from orchestration.defs.definitions import after_an_outage
 
     outcomes: list[object] = []
 
@@ -149,8 +150,8 @@ def test_a_drop_whose_run_failed_on_an_outage_is_asked_for_again() -> None:
 
 def test_what_is_served_is_told_of_the_store_that_serves_it(sample: Database) -> None:
     """A store beside it, Redis say, may be a month ahead or behind."""
-    from orchestration import checks
-    from orchestration.report import report
+    from orchestration.defs import checks
+    from orchestration.report.report import report
 
     with sample.connect() as connection:
         connection.execute(
@@ -170,7 +171,7 @@ def test_the_sensor_asks_for_nothing_that_is_online_already(
 ) -> None:
     """Else its first start after a pipeline would do every month again."""
     from orchestration import steps
-    from orchestration.definitions import new_drop
+    from orchestration.defs.definitions import new_drop
 
     def asked(cursor: str | None) -> tuple[list[str], str]:
         with dg.DagsterInstance.ephemeral() as instance:
@@ -200,7 +201,7 @@ def test_the_sensor_asks_for_nothing_that_is_online_already(
 
 def test_the_sensor_waits_for_a_pipeline_that_runs(sample: Database, drops: Path) -> None:
     from orchestration import steps
-    from orchestration.definitions import new_drop
+    from orchestration.defs.definitions import new_drop
 
     with sample.connect() as pipeline, dg.DagsterInstance.ephemeral() as instance:
         pipeline.execute(f"select pg_advisory_lock({steps.PIPELINE_LOCK})")
@@ -211,7 +212,7 @@ def test_the_sensor_waits_for_a_pipeline_that_runs(sample: Database, drops: Path
 
 def test_runs_that_a_stopped_dagster_left_behind_are_ended() -> None:
     """They would block the queue until a person ends them by hand."""
-    from orchestration.left_behind import end_runs
+    from orchestration.defs.left_behind import end_runs
 
     statuses = {
         dg.DagsterRunStatus.STARTING: dg.DagsterRunStatus.FAILURE,
@@ -235,7 +236,7 @@ def test_runs_that_a_stopped_dagster_left_behind_are_ended() -> None:
 
 def test_months(sample: Database) -> None:
     from orchestration.backfill import MonthError, months_of
-    from orchestration.definitions import month_before
+    from orchestration.defs.definitions import month_before
 
     assert month_before(datetime(2024, 3, 2, 6)) == "2024-02"
     assert month_before(datetime(2024, 1, 2, 6)) == "2023-12"
@@ -249,7 +250,7 @@ def test_in_compose_dagster_keeps_its_runs_in_the_projects_postgres(
     database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Its webserver and daemon are two containers: what they share must not be a file."""
-    from orchestration import dagster_service
+    from orchestration.defs import dagster_service
 
     for name in ("host", "port"):
         monkeypatch.setenv(f"STREAMFLOW_PG_{name.upper()}", str(getattr(database, name)))

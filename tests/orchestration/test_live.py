@@ -20,14 +20,18 @@ from typing import Any
 import pytest
 
 from data.database import Database
-from orchestration import background, dagster_ui
+from orchestration.defs import dagster_ui
+from orchestration.local import background
 from tests.orchestration.conftest import as_ofs
 
 pytest.importorskip("dagster_webserver", reason="extra `orchestration`: make test installs it")
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 120  # for what takes twenty; the machine may be busy
-CODE = {"repositoryName": "__repository__", "repositoryLocationName": "orchestration.definitions"}
+CODE = {
+    "repositoryName": "__repository__",
+    "repositoryLocationName": "orchestration.defs.definitions",
+}
 
 
 class Dagster:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from data.database import Database
-from feature_repo.manifest import Column, FeatureTable
-from orchestration import drift, steps
-from orchestration.report import report
+from orchestration import steps
+from orchestration.report import drift, report
+from streamflow_feast.dbt.manifest import Column, FeatureTable
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "streamflow"
 BEFORE, NOW = (datetime(2024, *day, tzinfo=timezone.utc) for day in ((1, 31), (2, 29)))
@@ -80,7 +80,7 @@ def real_table(database: Database, name: str, file: str, columns: list[str]) -> 
 
 
 def test_the_page_holds_all_features_and_opens_offline(sample: Database, tmp_path: Path) -> None:
-    file, month = report(date(2024, 3, 31), tmp_path)
+    file, month = report.report(date(2024, 3, 31), tmp_path)
     page = file.read_text()
     assert not re.search(r"(src|href)=|<script|@import|url\(", page)
     for drifted in month.drift:
@@ -90,11 +90,11 @@ def test_the_page_holds_all_features_and_opens_offline(sample: Database, tmp_pat
     assert len(month.tests) == month.publication.tests_run
     assert page.count("<svg") == sum(bool(d.changed or d.moved) for d in month.drift)
 
-    first, month = report(date(2024, 1, 31), tmp_path)
+    first, month = report.report(date(2024, 1, 31), tmp_path)
     assert month.drift == []
     assert "nothing to compare" in first.read_text()
 
     with pytest.raises(
         steps.StepError, match=r"no features are published as of 2024-05-31; .*03-31"
     ):
-        report(date(2024, 5, 31), tmp_path)
+        report.report(date(2024, 5, 31), tmp_path)

@@ -11,11 +11,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from data import paths
 from data.database import Database
-from feature_repo.manifest import manifest_path
 from orchestration import steps
 from orchestration.__main__ import main
 from orchestration.steps import StepError
+from streamflow_feast.dbt.manifest import manifest_path
 from tests.orchestration.conftest import as_ofs
 
 
@@ -157,11 +158,11 @@ def test_a_vector_has_every_feature_and_nulls_for_a_stranger(sample: Database) -
 
 
 def test_the_code_version_is_the_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(steps, "ROOT", tmp_path)
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
     monkeypatch.delenv("STREAMFLOW_CODE_VERSION", raising=False)
-    assert steps.code_version() == ""  # no checkout: a wheel
+    assert paths.code_version() == ""  # no checkout: a wheel
     monkeypatch.setenv("STREAMFLOW_CODE_VERSION", "abc")  # an image
-    assert steps.code_version() == "abc"
+    assert paths.code_version() == "abc"
 
 
 def test_code_that_git_does_not_know_marks_the_version(
@@ -179,15 +180,15 @@ def test_code_that_git_does_not_know_marks_the_version(
     git("init")
     git("add", ".")
     git("commit", "-m", "a")
-    monkeypatch.setattr(steps, "ROOT", tmp_path)
-    clean = steps.code_version()
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    clean = paths.code_version()
     assert re.fullmatch("[0-9a-f]{12}", clean)
     (tmp_path / "notes.txt").write_text("no code")
-    assert steps.code_version() == clean
+    assert paths.code_version() == clean
     (models / "b.sql").write_text("select 2")
-    assert steps.code_version() == f"{clean}+"
+    assert paths.code_version() == f"{clean}+"
     git("add", ".")
-    assert steps.code_version() == f"{clean}+"
+    assert paths.code_version() == f"{clean}+"
 
 
 def test_a_relative_target_path_is_one_folder_for_all(monkeypatch: pytest.MonkeyPatch) -> None:

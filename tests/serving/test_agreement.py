@@ -19,10 +19,10 @@ from feast import FeatureStore
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 
 from data.database import Database
-from feature_repo.feast_objects import apply_definitions
+from data.paths import FEATURE_REPO as REPO
 from serving.main import create_app
 from serving.settings import Settings
-from serving.state import REPO
+from streamflow_feast.dbt.feast_objects import apply_definitions
 from tests.serving.hand_made import running
 
 Answers = dict[tuple[str, str], tuple[Any, str]]  # (user, feature) -> value, status

@@ -20,8 +20,8 @@ import psycopg
 import pytest
 
 from data.database import Database
-from data.server import EmbeddedServer
-from data.setup import set_up
+from data.postgres.server import EmbeddedServer
+from data.postgres.setup import set_up
 from serving.main import create_app
 from serving.settings import Settings
 from tests.serving.hand_made import fill, running

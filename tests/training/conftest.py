@@ -23,7 +23,7 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source i
 from feast.types import Bool, Float64, Int64, String
 
 from data.database import Database
-from feature_repo import retrieval_job
+from streamflow_feast.offline import retrieval_job
 
 COLUMNS = {
     "plan_features": {"fee": "double precision", "months": "bigint", "net": "text"},
@@ -170,7 +170,7 @@ def stock_config(settings: Database) -> dict[str, Any]:
     }
 
 
-OURS = {"type": "feature_repo.offline_store.StreamflowOfflineStore", "connections": 3}
+OURS = {"type": "streamflow_feast.offline.store.StreamflowOfflineStore", "connections": 3}
 
 
 @pytest.fixture

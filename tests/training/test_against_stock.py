@@ -28,8 +28,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from feature_repo.entity_frame import EntityFrameError
-from feature_repo.offline_store import as_known_at
+from streamflow_feast.offline.entity_frame import EntityFrameError
+from streamflow_feast.offline.store import as_known_at
 
 from .conftest import COLUMNS, REFS, TTL, Version, World, day
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from feature_repo.entity_frame import EntityFrameError
+from streamflow_feast.offline.entity_frame import EntityFrameError
 
 from .conftest import Version, World, day
 
@@ -115,7 +115,7 @@ def test_a_nul_in_an_id_of_a_request_is_told(world: World) -> None:
     from feast.protos.feast.types.EntityKey_pb2 import EntityKey
     from feast.protos.feast.types.Value_pb2 import Value
 
-    from feature_repo.online_answer import UserIdError, user_id_of
+    from streamflow_feast.online.answer import UserIdError, user_id_of
 
     key = EntityKey(join_keys=["user_id"], entity_values=[Value(string_val="a\0b")])
     with pytest.raises(UserIdError, match=r"user_id 'a\\x00b' has a NUL character"):

@@ -15,8 +15,9 @@ import psycopg
 import pytest
 
 from data.database import Database
-from orchestration import histories, leak_check
-from orchestration.histories import midnight
+from orchestration.leak_check import check as leak_check
+from orchestration.leak_check import histories
+from orchestration.leak_check.histories import midnight
 from orchestration.steps import DBT_PROJECT
 
 HEAD = """

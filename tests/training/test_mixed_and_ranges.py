@@ -16,9 +16,9 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source i
 )
 from feast.types import Int64, String
 
-from feature_repo.effective_sources import MixedSourcesError
-from feature_repo.offline_store import as_known_at
-from feature_repo.time_range import DateRangeError
+from streamflow_feast.offline.effective_sources import MixedSourcesError
+from streamflow_feast.offline.store import as_known_at
+from streamflow_feast.offline.time_range import DateRangeError
 
 from .conftest import Version, World, day
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from orchestration.training import write_training_set
+from streamflow_feast.training.training_set import write_training_set
 
 from .conftest import OURS, Version, World, day, feast_store
 

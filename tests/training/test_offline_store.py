@@ -20,9 +20,9 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source i
 from feast.infra.offline_stores.offline_store import RetrievalJob
 
 from data.database import Database
-from feature_repo import retrieval_job
-from feature_repo.entity_frame import EntityFrameError
-from feature_repo.offline_store import StreamflowOfflineStore, as_known_at
+from streamflow_feast.offline import retrieval_job
+from streamflow_feast.offline.entity_frame import EntityFrameError
+from streamflow_feast.offline.store import StreamflowOfflineStore, as_known_at
 
 from .conftest import REFS, Version, World, day
 

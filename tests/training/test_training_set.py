@@ -16,8 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.database import Database
-from orchestration import steps, training, training_files
-from orchestration.training import TrainingSetError, write_training_set
+from orchestration import steps
+from orchestration import training_set as command
+from streamflow_feast.training import files as training_files
+from streamflow_feast.training import training_set as training
+from streamflow_feast.training.training_set import TrainingSetError, write_training_set
 
 from .conftest import CORRECTION, write_drop
 
@@ -183,9 +186,9 @@ def test_nothing_published_says_what_to_run(database: Database, tmp_path: Path) 
 
 def test_the_command(trained: datetime, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--as-of", "2024-01-31", "--out", str(tmp_path), "--known-at", trained.isoformat()]
-    assert training.main(arguments) == 0
+    assert command.main(arguments) == 0
     assert "2024-01-31: 3 rows, 1 churned" in capsys.readouterr().out
-    assert training.main(["--as-of", "2024-03-31"]) == 1
+    assert command.main(["--as-of", "2024-03-31"]) == 1
     assert "no labels for as_of 2024-03-31" in capsys.readouterr().err
 
 

@@ -1,0 +1,331 @@
+"""Training sets: features and labels of one snapshot or of many, the same bytes every time.
+
+`make training-set AS_OF=2024-01-31` writes three files to data/processed:
+
+    training_df.csv      for people and other tools: True/False, empty for null, ISO 8601 in UTC
+    training_df.parquet  the same table with its types
+    training_df.json     what it is: as_of, known_at, publication, features, counts, sha256
+
+A row is a user at an `as_of`, its features as of that instant, and the label observed then. All of
+it is read as one publication knew it, so that the same request with the same --known-at gives the
+same bytes after any later correction. No file holds the time at which it was written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psycopg
+import pyarrow as pa
+import pyarrow.compute as pc
+from feast.infra.offline_stores.offline_store import RetrievalJob
+from psycopg import sql
+
+from data.database import Database
+from data.paths import FEATURE_REPO, PROCESSED, code_version
+from streamflow_feast.dbt.feast_objects import feast_objects
+from streamflow_feast.dbt.manifest import Manifest
+from streamflow_feast.dbt.publications import published_manifest
+from streamflow_feast.offline import arrow_copy, point_in_time
+from streamflow_feast.offline import store as offline_store
+from streamflow_feast.offline.entity_frame import UTC
+from streamflow_feast.offline.point_in_time import View
+from streamflow_feast.offline.store import as_known_at
+from streamflow_feast.training import files as training_files
+
+LABELS, USERS = (
+    View(table, "published", table, {"user_id": "user_id"}, {}, "as_of", "known_at")
+    for table in ("churn_labels", "user_features")
+)
+LABEL = "churn_label"
+
+
+class TrainingSetError(ValueError):
+    """The set cannot be made; the text says why and which command helps."""
+
+
+@dataclass(frozen=True)
+class Publication:
+    """The published state that a set is made from."""
+
+    known_at: datetime
+    invocation_id: str
+    code_version: str
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What was written. Counts are rows; `labels` counts true, false and null."""
+
+    table: pa.Table
+    manifest: dict[str, Any]
+    files: list[Path]
+
+    def __str__(self) -> str:
+        lines = []
+        for name, n in self.manifest["snapshots"].items():
+            left_out = f", {n['left_out']:,} without a label left out" if n["left_out"] else ""
+            unknown = f", {n['unlabelled']:,} without a label" if n["unlabelled"] else ""
+            lines.append(f"{name}: {n['rows']:,} rows, {n['churned']:,} churned{unknown}{left_out}")
+        if len(lines) > 1:
+            lines.append(f"in all: {self.manifest['rows']:,} rows")
+        known_at = self.manifest["publication"]["known_at"]
+        names = ", ".join(file.name for file in self.files)
+        return "\n".join([*lines, f"as known at {known_at}: {names} in {self.files[0].parent}"])
+
+
+def write_training_set(
+    as_of: str | datetime | Sequence[str | datetime],
+    known_at: str | datetime | None = None,
+    service: str = "churn_v1",
+    keep_unlabelled: bool = False,
+    out: Path = PROCESSED,
+    name: str = "training_df",
+) -> TrainingSet:
+    """Make the set and write its files; what was there under these names is replaced.
+
+    Args:
+        as_of: instants or dates (midnight UTC), or text: "2024-01-31", "2024-01-31,2024-02-29",
+            or "2024-01-31..2024-06-30" for every snapshot in between, both ends included.
+        known_at: use what was published by then; default: the newest publication.
+        keep_unlabelled: also the users of the snapshot whose label is unknown.
+
+    Raises:
+        TrainingSetError: see the class.
+    """
+    with Database().connect() as connection:
+        publication = resolve_known_at(connection, _instant(known_at) if known_at else None)
+        snapshots = _snapshots(connection, as_of, publication, keep_unlabelled)
+        entities = _entities(connection, snapshots, publication)
+    labelled = pc.is_valid(entities.column(LABEL))
+    wanted = entities if keep_unlabelled else entities.filter(labelled)
+    refs, table = _with_features(wanted, service, publication, known_at is not None)
+    manifest = {
+        "as_of": [_iso(instant) for instant in snapshots],
+        "known_at": None if known_at is None else _iso(_instant(known_at)),
+        "publication": {
+            "known_at": _iso(publication.known_at),
+            "dbt_invocation_id": publication.invocation_id,
+            "code_version": publication.code_version,
+        },
+        "feature_service": service,
+        "features": refs,
+        "code_version": code_version(),
+        "rows": table.num_rows,
+        "snapshots": {
+            _iso(instant).removesuffix("T00:00:00Z"): _counts(entities, table, instant)
+            for instant in snapshots
+        },
+        "nulls": {column: table.column(column).null_count for column in table.column_names},
+    }
+    files = training_files.write(table, manifest, out, name)
+    return TrainingSet(table, manifest, files)
+
+
+def resolve_known_at(connection: psycopg.Connection, known_at: datetime | None) -> Publication:
+    """The newest publication known at an instant; None is now.
+
+    Raises:
+        TrainingSetError: nothing was published by then, or something still may be: the instant is
+            in the future, or a build that is stamped before it has not ended.
+    """
+    # start_build stamps under this lock: no stamp below `known_at` can be on its way unseen.
+    connection.execute("select pg_advisory_xact_lock_shared(hashtext('streamflow build'))")
+    if known_at is not None:
+        (now,) = connection.execute(
+            "select greatest(clock_timestamp(), max(known_at)) from ledger.publications"
+        ).fetchone() or (None,)
+        if known_at > now:
+            raise TrainingSetError(
+                f"known_at {_iso(known_at)} lies in the future (it is {_iso(now)}): what will be "
+                "known then is not known yet. Leave it out for what is known now"
+            )
+        running = connection.execute(
+            "select known_at, invocation_id from ledger.builds"
+            " where status = 'running' and known_at <= %s order by known_at",
+            [known_at],
+        ).fetchone()
+        if running:
+            raise TrainingSetError(
+                f"the dbt build {running[1]}, stamped {_iso(running[0])}, has not ended and may "
+                f"still publish below known_at {_iso(known_at)}. Wait for it, or ask for an "
+                "earlier instant; if it was killed, the next dbt build clears it: "
+                "cd dbt_project && dbt build"
+            )
+    row = connection.execute(
+        """
+        select known_at, invocation_id, code_version from ledger.publications
+        where %(k)s::timestamptz is null or known_at <= %(k)s order by known_at desc limit 1
+        """,
+        {"k": known_at},
+    ).fetchone()
+    if row:
+        return Publication(*row)
+    first = connection.execute("select min(known_at) from ledger.publications").fetchone()
+    if known_at is None or not first or first[0] is None:
+        raise TrainingSetError("nothing is published yet: cd dbt_project && dbt build")
+    raise TrainingSetError(
+        f"nothing was published by {_iso(known_at)}; the first publication is {_iso(first[0])}"
+    )
+
+
+def _snapshots(
+    connection: psycopg.Connection,
+    as_of: str | datetime | Sequence[str | datetime],
+    publication: Publication,
+    keep_unlabelled: bool,
+) -> list[datetime]:
+    """The instants asked for, each of which has rows, in order and each once."""
+    source = USERS if keep_unlabelled else LABELS
+    query = sql.SQL("select distinct as_of from ({}) v order by as_of").format(
+        point_in_time.effective(source, publication.known_at)
+    )
+    there = [row[0] for row in connection.execute(query)]
+    asked: list[datetime] = []
+    for part in _parts(as_of):
+        if isinstance(part, str) and ".." in part:
+            start, end = map(_instant, part.split("..", 1))
+            found = [instant for instant in there if start <= instant <= end]
+        else:
+            found = [instant for instant in there if instant == _instant(part)]
+        if not found:
+            kind = "users" if keep_unlabelled else "labels"
+            shown = part if isinstance(part, str) else _iso(part)
+            exist = (
+                ", ".join(_iso(instant).removesuffix("T00:00:00Z") for instant in there[-12:])
+                or "none"
+            )
+            raise TrainingSetError(
+                f"no {kind} for as_of {shown}; there are: {exist}. To add a snapshot: "
+                "make load DROP=<folder named after the date>, then cd dbt_project && dbt build"
+            )
+        asked += found
+    return sorted(set(asked))
+
+
+def _parts(as_of: str | datetime | Sequence[str | datetime]) -> list[str | datetime]:
+    if isinstance(as_of, str):
+        return [part.strip() for part in as_of.split(",") if part.strip()]
+    if isinstance(as_of, datetime):
+        return [as_of]
+    return [part for item in as_of for part in _parts(item)]
+
+
+def _instant(value: str | datetime) -> datetime:
+    if isinstance(value, str):
+        try:
+            # Python 3.10 reads no Z.
+            value = datetime.fromisoformat(value.strip().replace("Z", "+00:00"))
+        except ValueError:
+            raise TrainingSetError(
+                f"{value!r} is no date or instant; write 2024-01-31 or 2024-01-31T12:00:00Z"
+            ) from None
+    return value if value.tzinfo else value.replace(tzinfo=timezone.utc)
+
+
+def _iso(instant: datetime) -> str:
+    return instant.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")
+
+
+def _entities(
+    connection: psycopg.Connection, snapshots: list[datetime], publication: Publication
+) -> pa.Table:
+    """(user_id, as_of, label) of everyone in the snapshots or with a label; null: unknown."""
+    instants = sql.SQL(", ").join(map(sql.Literal, map(_iso, snapshots)))
+    users, labels = (
+        sql.SQL("(select * from ({}) v where as_of = any(array[{}]::timestamptz[]))").format(
+            point_in_time.effective(view, publication.known_at), instants
+        )
+        for view in (USERS, LABELS)
+    )
+    query = sql.SQL(
+        "select user_id, as_of, {} from {} users full join {} labels using (user_id, as_of)"
+    ).format(sql.Identifier(LABEL), users, labels)
+    schema = pa.schema([("user_id", pa.string()), ("as_of", UTC), (LABEL, pa.bool_())])
+    return arrow_copy.read(connection, query, schema)
+
+
+def _with_features(
+    entities: pa.Table, service: str, publication: Publication, as_then: bool
+) -> tuple[list[str], pa.Table]:
+    """The features' names and the set: user_id, as_of, features, label; by user_id and as_of.
+
+    `as_then`: the service and its features as they were defined when that was published, and not
+    as they are now.
+    """
+    frame = entities.rename_columns(["user_id", "event_timestamp", LABEL]).to_pandas()
+    with as_known_at(publication.known_at):
+        defined = published_manifest(Database(), publication.known_at) if as_then else None
+        job = _job(frame, service) if defined is None else _job_as_then(frame, service, defined)
+    table = job.to_arrow()
+    names = [n for n in table.column_names if n not in frame.columns]
+    table = table.select(["user_id", "event_timestamp", *names, LABEL])
+    table = table.rename_columns(["user_id", "as_of", *names, LABEL])
+    # A column of nulls alone has lost its type on the way through pandas.
+    table = table.set_column(len(names) + 2, LABEL, table.column(LABEL).cast(pa.bool_()))
+    ordered = table.sort_by([("user_id", "ascending"), ("as_of", "ascending")])
+    return job.metadata.features, ordered
+
+
+def _job(frame: pd.DataFrame, service: str) -> RetrievalJob:
+    """What Feast gives for a feature service of its registry."""
+    from feast import FeatureStore
+    from feast.errors import FeastObjectNotFoundException
+
+    store = FeatureStore(repo_path=str(FEATURE_REPO))
+    try:
+        features = store.get_feature_service(service)
+    except FeastObjectNotFoundException:
+        known = [found.name for found in store.list_feature_services()]
+        raise _no_service(service, known) from None
+    return store.get_historical_features(frame, features)
+
+
+def _job_as_then(frame: pd.DataFrame, service: str, defined: Manifest) -> RetrievalJob:
+    """The same for the definitions of an earlier publication, which the registry has no more."""
+    from feast import FeatureService, FeatureStore, FeatureView
+
+    store = FeatureStore(repo_path=str(FEATURE_REPO))
+    objects = feast_objects(defined, offline_store.HISTORY)
+    found = objects.get(service)
+    if not isinstance(found, FeatureService):
+        raise _no_service(service, [known.name for known in defined.services])
+    views = []
+    for projection in found.feature_view_projections:
+        view = objects[projection.name]
+        assert isinstance(view, FeatureView)
+        views.append(view.with_projection(projection))
+    return offline_store.StreamflowOfflineStore.get_historical_features(
+        store.config,
+        views,
+        [f"{view.name}:{feature.name}" for view in views for feature in view.projection.features],
+        frame,
+        store.registry,
+        store.project,
+    )
+
+
+def _no_service(service: str, known: list[str]) -> TrainingSetError:
+    return TrainingSetError(
+        f"there is no feature service {service}; there are: {', '.join(sorted(known)) or 'none'}. "
+        "After a change of the dbt project: cd feature_repo && feast apply"
+    )
+
+
+def _counts(entities: pa.Table, table: pa.Table, instant: datetime) -> dict[str, int]:
+    def labels(of: pa.Table) -> pa.ChunkedArray:
+        return of.filter(pc.equal(of.column("as_of"), pa.scalar(instant, UTC))).column(LABEL)
+
+    kept = labels(table)
+    return {
+        "rows": len(kept),
+        "churned": pc.sum(kept).as_py() or 0,
+        "stayed": pc.sum(pc.invert(kept)).as_py() or 0,
+        "unlabelled": kept.null_count,
+        "left_out": len(labels(entities)) - len(kept),
+    }

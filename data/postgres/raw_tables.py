@@ -64,11 +64,10 @@ def keep_up(connection: psycopg.Connection, tables: Sequence[Table]) -> None:
             _require_columns(table, there)
             continue
         else:
+            _drop_old_key(connection, table)
             _add_columns(connection, table, there)
             _let_be_null(connection, table, there)
             wider += _wider(table, there)
-            if f"{table.name}_pkey" in kinds:  # of an earlier release: rows had to be stamped
-                _run(connection, table, "alter table {} drop constraint {}", f"{table.name}_pkey")
         for name, index in _indexes(table).items():
             if name not in kinds:
                 connection.execute(index)
@@ -138,6 +137,18 @@ def _let_be_null(connection: psycopg.Connection, table: Table, there: Columns) -
     for name, (_, nullable) in there.items():
         if name in may and not nullable:
             _run(connection, table, "alter table {} alter column {} drop not null", name)
+
+
+def _drop_old_key(connection: psycopg.Connection, table: Table) -> None:
+    """The primary key of an earlier release, which let no row wait for its stamp."""
+    old = connection.execute(
+        "select conname from pg_constraint join pg_attribute on attrelid = conrelid"
+        " and attnum = any(conkey) where conrelid = %s::regclass and contype = 'p'"
+        " and attname = 'load_id'",
+        [f"raw.{table.name}"],
+    ).fetchone()
+    if old:
+        _run(connection, table, "alter table {} drop constraint {}", old[0])
 
 
 def _require_columns(table: Table, there: Columns) -> None:

@@ -69,9 +69,13 @@ docs: $(VENV)/.runtime ## dbt's documentation and lineage as one page that opens
 apply: $(VENV)/.runtime ## feast apply
 	@$(RUN) apply
 
+.PHONY: materialize
+materialize: $(VENV)/.runtime ## feast materialize-incremental     [END=2024-01-31T00:00:00] [FULL=1]
+	@$(RUN) materialize $(call option,END,--end-date) $(if $(call given,FULL),--full)
+
 .PHONY: publish
-publish: $(VENV)/.runtime ## feast materialize-incremental     [END=2024-01-31T00:00:00] [FULL=1]
-	@$(RUN) publish $(call option,END,--end-date) $(if $(call given,FULL),--full)
+publish: materialize ## the name of materialize until 0.2; goes with the next release
+	@echo "make publish is called make materialize now; the old name goes with the next release." >&2
 
 .PHONY: audit
 audit: $(VENV)/.runtime ## does every online value equal the offline one?

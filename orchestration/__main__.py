@@ -33,7 +33,9 @@ def parser() -> argparse.ArgumentParser:
         step.add_argument("--allow-leaving", type=int, metavar="N", help="let N users leave")
     commands.add_parser("docs", help="dbt's documentation as one page")
     commands.add_parser("apply", help="feast apply")
-    step = commands.add_parser("publish", help="feast materialize-incremental")
+    step = commands.add_parser(
+        "materialize", aliases=["publish"], help="feast materialize-incremental"
+    )
     step.add_argument("--end-date", type=instant, help="as_of up to here; default now")
     step.add_argument("--full", action="store_true", help="compare every row that is online")
     commands.add_parser("audit", help="online equals offline, or an error")
@@ -105,8 +107,10 @@ def run(options: argparse.Namespace, rest: list[str]) -> int | None:
         steps.docs()
     elif options.step == "apply":
         steps.apply()
-    elif options.step == "publish":
-        steps.publish(options.end_date, full=options.full)
+    elif options.step in ("materialize", "publish"):
+        if options.step == "publish":  # until the release after 0.2
+            print("publish is called materialize now; the old name goes", file=sys.stderr)
+        steps.materialize(options.end_date, full=options.full)
     elif options.step == "audit":
         steps.audit()
     elif options.step == "vector":

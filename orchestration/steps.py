@@ -221,16 +221,18 @@ def apply() -> None:
         apply_total(config, repo, skip_source_validation=False)
 
 
-def publish(end_date: datetime | None = None, *, full: bool = False) -> None:
+def materialize(end_date: datetime | None = None, *, full: bool = False) -> None:
     """What `feast materialize-incremental <end_date>` does; the default is now.
 
     With `full`, every row that is online is compared, and not only what was published since the
     last run: `feast materialize <long ago> <end_date>`. It repairs what something else changed.
     """
-    with told_as("publish", "make publish"):
+    with told_as("materialize", "make materialize"):
         store = _store()
         if not store.list_feature_views():
-            raise StepError("publish", "Feast knows no feature view yet", "make apply publish")
+            raise StepError(
+                "materialize", "Feast knows no feature view yet", "make apply materialize"
+            )
         with contextlib.redirect_stdout(WithoutFeastsDates(sys.stdout)):
             end = end_date or datetime.now(timezone.utc)
             if full:
@@ -249,7 +251,7 @@ def audit() -> list[AuditResult]:
     """Compare every online value with its offline one; a difference is an error."""
     from streamflow_feast.materialize.audit import audit as compare
 
-    repair = "make publish FULL=1 && make audit"
+    repair = "make materialize FULL=1 && make audit"
     with told_as("audit", repair):
         results = compare()
     say(f"  online equals offline: {sum(result.compared for result in results):,} rows compared")
@@ -272,7 +274,7 @@ def vector(user_id: str, service: str = "all_features") -> dict[str, Any]:
     if not is_user_id(user_id):
         what = f"{show(user_id)} is no user id: expected {USER.expected}"
         raise StepError("vector", what, "make vector USER=<user id>")
-    with told_as("vector", "make apply publish"):
+    with told_as("vector", "make apply materialize"):
         store = _store()
         answer = store.get_online_features(
             features=store.get_feature_service(service), entity_rows=[{"user_id": user_id}]
@@ -314,7 +316,7 @@ def pipeline(drops: Sequence[Path | str] = (), as_of: Sequence[str] = ()) -> Non
         ingest(drop)
     build()
     apply()
-    publish()
+    materialize()
     audit()
     if as_of:
         say(str(training_set(as_of)))

@@ -168,7 +168,7 @@ def _add_page(app: FastAPI, state: State) -> None:
             detail = "The database did not answer in time."
             raise Problem(503, "store-unavailable", detail) from None
         except psycopg.Error:
-            detail = "The online tables do not fit the registry. Make them so with: make publish"
+            detail = "The online tables do not fit the registry. Fill them: make materialize"
             raise Problem(503, "store-mismatch", detail) from None
 
     @app.get("/examples", tags=["page"], responses=_problems(404, 501, 503))

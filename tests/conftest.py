@@ -46,7 +46,7 @@ for drop in sorted(folder.iterdir()):
     steps.ingest(drop)
 steps.build()
 steps.apply()
-steps.publish()
+steps.materialize()
 """
 
 

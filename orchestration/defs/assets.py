@@ -313,7 +313,7 @@ def feast_apply() -> Iterator[dg.MaterializeResult]:
 def online_store() -> Iterator[dg.MaterializeResult]:
     """`feast materialize-incremental`: what was published since the last time, by user."""
     with told():
-        steps.publish()
+        steps.materialize()
     with Database().connect() as connection:
         rows = connection.execute(
             "select distinct on (view_name) view_name, as_of, publication, considered, changed,"

@@ -116,7 +116,7 @@ def _demo() -> None:
     with step("feast apply: feature views read from dbt's manifest"):
         steps.apply()
     with step("feast materialize-incremental: published features to the online store"):
-        steps.publish()
+        steps.materialize()
         steps.audit()
     with step("Training set: point-in-time features and labels of the newest snapshot"):
         say(str(steps.training_set([drops[-1].name])))

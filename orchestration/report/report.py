@@ -28,7 +28,7 @@ def report(as_of: date, folder: Path = PROCESSED) -> tuple[Path, Month]:
         try:
             month = read_month(connection, as_of)
         except (ReportError, ManifestError, psycopg.errors.UndefinedTable) as error:
-            raise steps.StepError("report", str(error), "make build publish report") from error
+            raise steps.StepError("report", str(error), "make build materialize report") from error
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"report_{as_of}.html"
     file.write_text(page(month), encoding="utf-8")

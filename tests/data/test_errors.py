@@ -126,7 +126,7 @@ def test_debug_shows_the_traceback_and_no_command_needs_to_know(
     "arguments",
     [
         ["data", "load", "data/drops/2024-01-31"],
-        ["orchestration", "publish"],
+        ["orchestration", "materialize"],
         ["orchestration", "report", "--as-of", "2024-01-31"],
         ["orchestration", "leak-check"],
         ["orchestration", "training-set", "--as-of", "2024-01-31"],

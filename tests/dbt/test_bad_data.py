@@ -162,7 +162,7 @@ def test_each_kind_of_dbt_test_is_broken_above(built: Built):
 def test_a_bad_month_reaches_neither_the_training_set_nor_the_api(built: Built, tmp_path: Path):
     steps.build()  # for a manifest beside the database
     steps.apply()
-    steps.publish()
+    steps.materialize()
     before = served(tmp_path / "before")
     built.deliver()
     execute(*BAD_ROWS)
@@ -172,14 +172,14 @@ def test_a_bad_month_reaches_neither_the_training_set_nor_the_api(built: Built, 
     assert "dbt show --select" in str(error.value)
     assert "then run: make build" in str(error.value)
     steps.apply()
-    steps.publish()
+    steps.materialize()
     assert served(tmp_path / "after") == before
     moved = "select changed + removed from ledger.materializations order by materialization_id"
     assert [n for (n,) in rows(f"{moved} desc limit 5")] == [0] * 5
 
     execute(*REPAIR)
     steps.build()
-    steps.publish()
+    steps.materialize()
     assert served(tmp_path / "repaired") != before
 
 

@@ -87,7 +87,7 @@ def training_set(out: Path, known_at: datetime | None = None) -> list[bytes]:
 def online() -> None:
     """`feast apply`, materialize and audit, with the manifest that the last build wrote."""
     steps.apply()
-    steps.publish()
+    steps.materialize()
     audit()
 
 

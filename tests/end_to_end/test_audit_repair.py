@@ -12,10 +12,10 @@ from orchestration import steps
 def test_a_tampered_row_is_repaired_by_the_command_the_audit_names(sample: Database) -> None:
     with sample.connect() as connection:
         connection.execute("update online.subscription_features set monthly_fee = monthly_fee + 1")
-    with pytest.raises(steps.StepError, match=r"then run: make publish FULL=1 && make audit$"):
+    with pytest.raises(steps.StepError, match=r"then run: make materialize FULL=1 && make audit$"):
         steps.audit()
-    steps.publish()  # sees nothing new to publish, and leaves the row
+    steps.materialize()  # sees nothing new to publish, and leaves the row
     with pytest.raises(steps.StepError):
         steps.audit()
-    steps.publish(full=True)
+    steps.materialize(full=True)
     assert all(result.passed for result in steps.audit())

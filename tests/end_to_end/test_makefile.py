@@ -49,7 +49,7 @@ def test_an_environments_own_variables_are_not_options() -> None:
         "USERS MONTHS SEED GRAIN TO DROP RECOMPUTE END FULL AS_OF KNOWN_AT SERVICE USER PORT ARGS"
     )
     foreign = dict.fromkeys([*names.split(), "DEBUG", "UPGRADE", "PYTHON"], "/foreign")
-    for target in ("generate", "build", "publish", "pipeline", "dagster", "test", "lock"):
+    for target in ("generate", "build", "materialize", "pipeline", "dagster", "test", "lock"):
         status, text = make("-n", "-o", ".venv/.dev", "-o", ".venv/.runtime", target, **foreign)
         assert status == 0
         assert "/foreign" not in text, target

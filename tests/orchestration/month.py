@@ -29,8 +29,8 @@ from orchestration import steps
 from orchestration.defs.definitions import defs
 from streamflow_feast.online import store  # noqa: F401
 
-STEPS = ("ingest", "apply", "publish", "audit")
-BEHIND = {"publish": ("feast", "online"), "audit": ("online",)}  # what is still to do then
+STEPS = ("ingest", "apply", "materialize", "audit")
+BEHIND = {"materialize": ("feast", "online"), "audit": ("online",)}  # what is still to do then
 
 
 def die() -> None:

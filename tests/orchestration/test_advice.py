@@ -25,7 +25,7 @@ def test_outside_of_an_image_nothing_changes(monkeypatch: pytest.MonkeyPatch) ->
         ("make up && make audit", f"docker compose up -d postgres setup && {STEP} audit"),
         ("make load DROP=data/drops/2024-01-31", f"{STEP} ingest data/drops/2024-01-31"),
         ("make build apply", f"{STEP} build && {STEP} apply"),
-        ("make publish FULL=1 && make audit", f"{STEP} publish --full && {STEP} audit"),
+        ("make materialize FULL=1 && make audit", f"{STEP} materialize --full && {STEP} audit"),
         ("make training-set AS_OF=2024-01-31", f"{STEP} training-set --as-of 2024-01-31"),
         ("make pipeline", "docker compose run --rm pipeline"),
     ],
@@ -45,6 +45,6 @@ def test_every_step_that_a_message_names_is_one(monkeypatch: pytest.MonkeyPatch)
         if file.name != "advice.py":
             repairs = re.findall(r'"(make [^"]+)"', file.read_text())
             named |= set(re.findall(rf"{STEP} ([a-z-]+)", here(" && ".join(repairs))))
-    assert {"ingest", "build", "apply", "publish", "audit"} <= named
+    assert {"ingest", "build", "apply", "materialize", "audit"} <= named
     for step in named - set(PASSED_ON):
         parser().parse_args([step, "anything"] if step in ("ingest", "vector") else [step])

@@ -195,7 +195,7 @@ def test_the_sensor_asks_for_nothing_that_is_online_already(
     assert asked(None)[0] == ["2024-04"]  # loaded, and no more than that
     steps.build()
     assert asked(None)[0] == ["2024-04"]
-    steps.publish()
+    steps.materialize()
     assert asked(None)[0] == []
 
 

@@ -22,7 +22,7 @@ pytest.importorskip("dagster", reason="extra `orchestration`: make test installs
 
 ROOT = Path(__file__).resolve().parents[2]
 CLOCKS = {"loaded_at", "known_at", "published_at"}
-KILLS = ["ingest", "build", "apply", "publish", "audit"]
+KILLS = ["ingest", "build", "apply", "materialize", "audit"]
 
 
 def rows(*, clocks: bool) -> dict[str, Counter]:

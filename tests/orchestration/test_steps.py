@@ -37,7 +37,7 @@ def test_every_step_again_changes_nothing(
     loaded = [steps.ingest(drop).load_id for drop in sorted(sample_drops.iterdir())]
     built = steps.build()
     steps.apply()
-    steps.publish()
+    steps.materialize()
     steps.audit()
 
     assert loaded == [None, None, None]
@@ -135,11 +135,11 @@ def test_a_failed_test_is_named_and_nothing_is_published(sample: Database) -> No
     ("step", "repair"),
     [
         (steps.apply, "make build apply"),
-        (steps.publish, "make apply publish"),
-        (lambda: steps.vector("anyone"), "make apply publish"),
+        (steps.materialize, "make apply materialize"),
+        (lambda: steps.vector("anyone"), "make apply materialize"),
         (lambda: steps.training_set(["2024-01-31"]), "make training-set AS_OF=2024-01-31"),
     ],
-    ids=["apply", "publish", "vector", "training-set"],
+    ids=["apply", "materialize", "vector", "training-set"],
 )
 def test_a_step_too_early_names_the_one_before_it(
     database: Database, step: Callable[[], object], repair: str

@@ -113,7 +113,7 @@ def load(
                 if one.report.refused
             ]
     if not dry_run:
-        _analyze(settings, [n for n in merge.changed if results[n].added >= ANALYZE_FROM])
+        analyze(settings, [n for n in merge.changed if results[n].added >= ANALYZE_FROM])
     made = load_id if merge.changed else None
     return LoadResult(drop, made, results, warnings, dry_run)
 
@@ -270,7 +270,7 @@ class _Merge:
         return retracted
 
 
-def _analyze(settings: Database, names: list[str]) -> None:
+def analyze(settings: Database, names: list[str]) -> None:
     """Renew the planner's statistics; a large load makes the old ones useless."""
     if not names:
         return

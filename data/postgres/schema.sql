@@ -1,5 +1,5 @@
 -- The schemas, the ledger and the serving role. Safe to run again. The raw tables follow from
--- data/contract.py, and the names in braces are filled in by data/postgres/setup.py.
+-- their declaration, and the names in braces are filled in by data/postgres/setup.py.
 
 create schema if not exists raw;       -- drops as delivered; written by data/, read by staging
 create schema if not exists staging;   -- dbt views: typed, effective rows as of the newest build

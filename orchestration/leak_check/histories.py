@@ -1,6 +1,6 @@
 """Random drops by the contract, and the same drops with another future: what leak_check loads.
 
-Every column of data/contract.py is drawn by its type, so that a new file or add-on column takes
+Every declared column is drawn by its type, so that a new file or add-on column takes
 part by itself. Events lie on the edges of windows far above their natural odds, most of all
 exactly at an `as_of`. Each event is stated by one drop, its own or a later one.
 """
@@ -15,7 +15,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from data.contract import BOOLEAN, COUNT, DATE, DOUBLE, INSTANT, TABLES, TEXT, USER, Column, Table
+from data.contract import Column, Table, declared
+from data.contract.types import BOOLEAN, COUNT, DATE, DOUBLE, INSTANT
+
+TABLES = declared()
 
 DAY, MICROSECOND = timedelta(days=1), timedelta(microseconds=1)
 FIRST = date(2023, 12, 31)
@@ -71,7 +74,7 @@ def _add_event(random: Random, drops: list[Drop], table: Table, user: str, key: 
         possible = [drop for drop in drops if at < drop.end and table.name in drop.files]
     drop = possible[0] if random.random() < 0.8 else random.choice(possible)
     row = _row(random, table, user, drop, at=at)
-    drop.files[table.name].append({**row, table.key: key})
+    drop.files[table.name].append({**row, table.key[0]: key})
 
 
 def _near_an_edge(random: Random, drops: list[Drop]) -> datetime:
@@ -118,7 +121,8 @@ def _in_another_future(random: Random, table: Table, row: Row, drop: Drop, cut: 
         if random.random() < 0.5:
             return None
         moved = _between(random, limit, drop.end)
-        return {**_row(random, table, row["user_id"], drop, at=moved), table.key: row[table.key]}
+        (key,) = table.key
+        return {**_row(random, table, row["user_id"], drop, at=moved), key: row[key]}
     told_later = {
         c.name: random.choice([None, _between(random, limit, drop.end)])
         if c.nullable
@@ -135,7 +139,7 @@ def _new_events(random: Random, table: Table, drop: Drop, cut: date) -> Iterator
     for number, user in enumerate(users):
         at = midnight(cut) if number % 2 else _between(random, midnight(cut), drop.end)
         key = f"{user}-{drop.day}-new"
-        yield {**_row(random, table, user, drop, at=at), table.key: key}
+        yield {**_row(random, table, user, drop, at=at), table.key[0]: key}
 
 
 def later_deliveries(random: Random, drops: list[Drop]) -> list[Drop]:
@@ -155,7 +159,7 @@ def later_deliveries(random: Random, drops: list[Drop]) -> list[Drop]:
         for table in (t for t in TABLES if t.is_event):
             at = _near_an_edge(random, drops)
             row = _row(random, table, known["user_id"], late, at=at)
-            late.files[table.name].append({**row, table.key: f"{known['user_id']}-late"})
+            late.files[table.name].append({**row, table.key[0]: f"{known['user_id']}-late"})
     return [Drop(old.day, again), late]
 
 
@@ -193,7 +197,9 @@ def _row(random: Random, table: Table, user: str, drop: Drop, at: datetime | Non
 def _value(random: Random, column: Column, row: Row, drop: Drop) -> Any:
     if (column.nullable or column.optional) and random.random() < 0.15:
         return None
-    if column.type in (TEXT, USER):
+    if column.values:
+        return random.choice(column.values)
+    if column.type.sql == "text":
         return f"{column.name}-{random.randrange(5)}"
     if column.type is BOOLEAN:
         return random.random() < 0.5
@@ -208,6 +214,4 @@ def _value(random: Random, column: Column, row: Row, drop: Drop) -> Any:
         return min(
             earliest + random.choice([0, random.random() * 60]) * DAY, drop.end - MICROSECOND
         )
-    if column.type.name == "choice":
-        return random.choice(column.type.pattern.split("|"))
     return random.randrange(10_000) / 10  # decimals

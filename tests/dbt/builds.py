@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from data.contract import TABLES
+from data.contract import declared
 from data.database import Database
 from data.load.load import load
 from tests.dbt import histories
@@ -138,7 +138,7 @@ def effective_rows(load_id: int) -> dict[str, list[tuple[Any, ...]]]:
     """table -> the raw rows in effect as seen with the loads up to `load_id`, sorted."""
     found = {}
     with Database().connect() as connection:
-        for table in TABLES:
+        for table in declared():
             names = [column.name for column in table.columns]
             names += [] if table.is_event else ["as_of"]
             selected = connection.execute(

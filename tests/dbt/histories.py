@@ -19,7 +19,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from data.contract import TABLES
+from data.contract import declared
 from tests.dbt.oracle import (
     AGGREGATES,
     DAY,
@@ -31,8 +31,8 @@ from tests.dbt.oracle import (
     midnight,
 )
 
-CONTRACT = {table.name: table for table in TABLES}
-COLUMNS = {table.name: [column.name for column in table.columns] for table in TABLES}
+CONTRACT = {table.name: table for table in declared()}
+COLUMNS = {table.name: [column.name for column in table.columns] for table in declared()}
 WINDOWS = (0, 1, 7, 30, 60, 90, 180)
 GAPS = (1, 3, 7, 7, 8, 28, 29, 30, 30, 31, 60, 60, 90, 90, 91)
 WINDOWS_OF_FILES = (
@@ -315,7 +315,7 @@ class _History:
         kinds = {
             "boolean": [True, False, None],
             "count": [0, 1, 2, None],
-            "decimal(2)": [0.1, 29.85, 99.99, 1889.5, None],
+            "decimal": [0.1, 29.85, 99.99, 1889.5, None],
             "double": [0.1, 24.483650766787413, 1 / 3, 0.0, None],
         }
         row: dict[str, Any] = {"user_id": user}

@@ -75,7 +75,9 @@ commit;
 
 {#-
     Why this build would take too many of an entity offline to be published; empty if it would not.
-    Those online are the ones of a view's newest as_of, and every view has those of the spine.
+    Those online are the ones of a view's newest as_of, and every view has those of the spine. Who is
+    seen in events leaves by not being seen, which is ordinary: told, and no reason
+    (docs/decisions/0102).
 -#}
 {% macro leaving_verdict(appended) %}
     {% set shown = contracts().published %}
@@ -112,15 +114,12 @@ commit;
     {% if leaving %}
         {% do log(named ~ ' leave: the newest as_of does not have them.', info=true) %}
     {% endif %}
-    {% if leaving > var('leaving_few') and leaving > var('leaving_share') * online and leaving > var('allow_leaving') %}
-        {% set of_state = entity.made_from.get('state') %}
-        {% set why = 'the newest drop does not list them. If its file of ' ~ of_state if of_state else
-            'they were not seen in the ' ~ entity.made_from.seen_days ~ ' days before the newest as_of. If a file of '
-            ~ (entity.made_from.seen_in | join(' or ')) %}
+    {% if 'state' in entity.made_from and leaving > var('leaving_few')
+        and leaving > var('leaving_share') * online and leaving > var('allow_leaving') %}
         {{ return(
-            named ~ ' would leave the online store, because ' ~ why ~ ' was cut off or is still to come, load it '
-            ~ "whole, then: dbt build. If they did leave: dbt build --vars 'allow_leaving: " ~ leaving
-            ~ "' (make build ALLOW_LEAVING=" ~ leaving ~ ').'
+            named ~ ' would leave the online store, because the newest drop does not list them. If its '
+            ~ entity.made_from.state ~ '.csv was cut off, load it whole, then: dbt build. If they did leave: '
+            ~ "dbt build --vars 'allow_leaving: " ~ leaving ~ "' (make build ALLOW_LEAVING=" ~ leaving ~ ').'
         ) }}
     {% endif %}
     {{ return('') }}

@@ -165,11 +165,11 @@ end $$") %}
 
 {#- What the calendar is: as asked for (`--vars 'cadence: day'`), else as published, else drops. -#}
 {% macro cadence() %}
-    {% set known = ['drops', 'month', 'week', 'day'] %}
+    {% set known = ['drops', 'month', 'week', 'day', 'hour'] %}
     {% set asked = var('cadence', none) %}
     {% if asked and asked not in known %}
         {% do exceptions.raise_compiler_error(
-            "cadence is '" ~ asked ~ "'; it can be drops, month, week or day: "
+            "cadence is '" ~ asked ~ "'; it can be drops, month, week, day or hour: "
             ~ "dbt build --vars 'cadence: month'"
         ) %}
     {% endif %}

@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 
 import psycopg
 
-from data.contract import dbt_docs, markdown
+from data.contract import dbt_docs, declared, markdown
 from data.database import Database, is_loopback, no_connection
 from data.errors import command
 from data.load.load import load
+from data.load.stamp import stamp
 from data.paths import PROCESSED
 from data.postgres.server import EmbeddedServer
 from data.postgres.setup import set_up
@@ -50,6 +52,12 @@ def up(settings: Database) -> str:
     return message
 
 
+def _instant(text: str) -> datetime:
+    """A date or an instant; UTC where it has no offset."""
+    moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+
+
 def _add_generate(command: argparse.ArgumentParser) -> None:
     default = Plan()
     command.add_argument("--users", type=int, default=default.users, help="in the first drop")
@@ -85,6 +93,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             const=QUARANTINE,
             help="leave rows with an error out, and write them with the reasons to this folder",
         )
+    stamp_rows = commands.add_parser(
+        "stamp", help="make a load of rows that another loader put into a raw table"
+    )
+    stamp_rows.add_argument("table", nargs="+", help="a raw table, such as those of `contract`")
+    stamp_rows.add_argument(
+        "--as-of",
+        type=_instant,
+        help="of rows without one: a date, or an instant (default: the last midnight UTC)",
+    )
     _add_generate(commands.add_parser("generate", help="write drops of an invented service"))
     options = parser.parse_args(arguments)
     settings = Database()
@@ -97,11 +114,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prepare(settings)
         print(f"{settings.database} is set up")
     elif options.command == "contract":
-        print(dbt_docs() if options.dbt else markdown(), end="\n" * (not options.dbt))
+        text = dbt_docs if options.dbt else markdown
+        print(text(declared()), end="\n" * (not options.dbt))
     elif options.command == "generate":
         fields = {name: getattr(options, name) for name in Plan.__dataclass_fields__}
         folders = generate(options.out, Plan(**fields))
         print(f"{len(folders)} drops in {options.out}: {folders[0].name} to {folders[-1].name}")
+    elif options.command == "stamp":
+        for table in options.table:
+            loads = stamp(table, settings, as_of=options.as_of)
+            print("\n".join(map(str, loads)) or f"no rows of {table} wait for a stamp")
     elif options.command in ("check", "load"):
         for folder in options.folder:
             dry_run = options.command == "check"

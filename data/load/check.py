@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
-from data.contract import MAX_CHARACTERS, NO_ID, Column
+from data.contract import NO_ID, Column
 
 SHOWN = 20
 """How many errors of one file are written out; the others are counted."""
@@ -95,7 +95,12 @@ def cell_problem(column: Column, text: str, day: date) -> str | None:
         return f"{show(text)} is not UTF-8"
     if column.is_id and text.casefold() in NO_ID:
         return f"{show(text)} says that there is none; expected {column.expected}"
-    right = len(text) <= MAX_CHARACTERS and bool(re.fullmatch(column.type.pattern, text))
+    right = len(text) <= column.type.longest and bool(re.fullmatch(column.type.pattern, text))
+    if right and column.type.to_sql:
+        try:
+            column.type.to_sql(text)
+        except ValueError:
+            right = False
     if right and column.type.name == "date":
         value = to_date(text)
         right = value is not None

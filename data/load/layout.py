@@ -43,6 +43,7 @@ class Layout:
     places: list[Place]
     separator: str
     ignored: list[str]
+    key: tuple[str, ...]  # the table's
 
     @property
     def columns(self) -> list[Column]:
@@ -108,7 +109,7 @@ def read_layout(path: Path, table: Table, form: Form | None, report: Report) -> 
         return None
     made = [part for place in places for part in TEMPLATE.findall(place.template)]
     ignored = [name for name in unknown if plain(name) not in map(plain, made)]
-    return Layout(names, places, written.separator, ignored)
+    return Layout(names, places, written.separator, ignored, table.key)
 
 
 def plain(name: str) -> str:

@@ -7,6 +7,7 @@ may come in any order, repeated or corrected, and the rows in effect end up the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from data.contract import TABLES, Table
+from data.contract import Table, declared
 from data.database import Database
 from data.load.check import DropError
 from data.load.drop import Drop, find_drop
@@ -71,7 +72,7 @@ def load(
     *,
     dry_run: bool = False,
     quarantine: Path | None = None,
-    tables: tuple[Table, ...] = TABLES,
+    tables: Sequence[Table] | None = None,
 ) -> LoadResult:
     """Load the drop in `folder`; with `dry_run`, find out what that would do and undo it.
 
@@ -81,6 +82,7 @@ def load(
     Raises:
         DropError: something is wrong with the drop; nothing was changed.
     """
+    tables = declared() if tables is None else tables
     drop = find_drop(folder, tables)
     settings = settings or Database()
     with settings.connect(application_name="streamflow load") as connection:
@@ -91,7 +93,7 @@ def load(
         ]
         # From here on alone: what is read below is what every load before this one left.
         connection.execute("select pg_advisory_xact_lock(%s)", [LOAD_LOCK])
-        check_rows(connection, drop, files)
+        check_rows(connection, drop, files, tables)
         fatal = [one.report for one in files if one.report.count and not _is_row_by_row(one)]
         if fatal:
             raise DropError(folder, fatal)
@@ -100,7 +102,7 @@ def load(
         ).fetchone() or (0, None)
         merge = _Merge(connection, drop, load_id, loaded_at)
         results = {staged.table.name: merge.table(staged) for staged in files}
-        warnings = notices(connection, drop, files)
+        warnings = notices(connection, drop, files, tables)
         if dry_run:
             connection.rollback()
         elif quarantine is not None:
@@ -111,7 +113,7 @@ def load(
                 if one.report.refused
             ]
     if not dry_run:
-        _analyze(settings, [n for n in merge.changed if results[n].added >= ANALYZE_FROM])
+        analyze(settings, [n for n in merge.changed if results[n].added >= ANALYZE_FROM])
     made = load_id if merge.changed else None
     return LoadResult(drop, made, results, warnings, dry_run)
 
@@ -174,7 +176,11 @@ class _Merge:
         composed = sql.SQL(statement).format(
             raw=sql.Identifier("raw", staged.table.name),
             incoming=staged.incoming,
-            key=staged.key,
+            key=staged.key(),
+            old_key=staged.key("r"),
+            new_key=staged.key("i"),
+            out_key=staged.key("o"),
+            again_key=staged.key("a"),
             columns=staged.columns(),
             old=staged.columns("r"),
             new=staged.columns("i"),
@@ -191,16 +197,15 @@ class _Merge:
         self._run(
             staged,
             """create temp table outgoing on commit drop as
-            select r.{key} as key, r.load_id, i.{key} is not null as corrected,
-                r.superseded_by is null as effective
-            from {raw} as r left join {incoming} as i on i.{key} = r.{key}
+            select {old_key}, r.load_id, r.superseded_by, i.line -- null: no longer stated
+            from {raw} as r left join {incoming} as i on ({new_key}) = ({old_key})
             where r.as_of = %(as_of)s and r.replaced_by is null
-                and (i.{key} is null or ({new}) is distinct from ({old}))""",
+                and (i.line is null or ({new}) is distinct from ({old}))""",
         )
         self._run(
             staged,
             """delete from {incoming} as i using {raw} as r
-            where r.{key} = i.{key} and r.as_of = %(as_of)s and r.replaced_by is null
+            where ({old_key}) = ({new_key}) and r.as_of = %(as_of)s and r.replaced_by is null
                 and ({new}) is not distinct from ({old})""",
         )
         self._run(
@@ -208,7 +213,7 @@ class _Merge:
             """update {raw} as r
             set replaced_by = %(load)s, superseded_by = coalesce(r.superseded_by, %(load)s)
             from outgoing as o
-            where r.{key} = o.key and r.as_of = %(as_of)s and r.load_id = o.load_id""",
+            where ({old_key}) = ({out_key}) and r.as_of = %(as_of)s and r.load_id = o.load_id""",
         )
 
     def _supersede_older(self, staged: Staged) -> None:
@@ -216,7 +221,7 @@ class _Merge:
         self._run(
             staged,
             """update {raw} as r set superseded_by = %(load)s from {incoming} as i
-            where r.{key} = i.{key} and r.as_of < %(as_of)s and r.superseded_by is null""",
+            where ({old_key}) = ({new_key}) and r.as_of < %(as_of)s and r.superseded_by is null""",
         )
 
     def _add(self, staged: Staged) -> int:
@@ -226,9 +231,13 @@ class _Merge:
             spoken = sql.SQL(
                 """case when exists (
                     select from {raw} as n
-                    where n.{key} = i.{key} and n.as_of > %(as_of)s and n.replaced_by is null
+                    where ({other}) = ({new_key}) and n.as_of > %(as_of)s and n.replaced_by is null
                 ) then %(load)s end"""
-            ).format(raw=sql.Identifier("raw", staged.table.name), key=staged.key)
+            ).format(
+                raw=sql.Identifier("raw", staged.table.name),
+                other=staged.key("n"),
+                new_key=staged.key("i"),
+            )
         return self._run(
             staged,
             """insert into {raw} ({columns}, as_of, load_id, loaded_at, superseded_by)
@@ -238,20 +247,21 @@ class _Merge:
 
     def _retract(self, staged: Staged) -> int:
         """Bring back what older drops said about events that this drop takes away."""
-        retracted = self._run(staged, "select from outgoing where not corrected")
+        retracted = self._run(staged, "select from outgoing where line is null")
         if staged.table.is_event and retracted:
             self._run(
                 staged,
                 """with again as (
-                    select distinct on (r.{key}) {old}, r.as_of, r.load_id
-                    from {raw} as r join outgoing as o on r.{key} = o.key
-                        and o.effective and not o.corrected
+                    select distinct on ({old_key}) {old}, r.as_of, r.load_id
+                    from {raw} as r join outgoing as o on ({old_key}) = ({out_key})
+                        and o.superseded_by is null and o.line is null
                     where r.as_of < %(as_of)s and r.replaced_by is null
-                    order by r.{key}, r.as_of desc
+                    order by {old_key}, r.as_of desc
                 ),
                 replaced as (
                     update {raw} as r set replaced_by = %(load)s from again as a
-                    where r.{key} = a.{key} and r.as_of = a.as_of and r.load_id = a.load_id
+                    where ({old_key}) = ({again_key}) and r.as_of = a.as_of
+                        and r.load_id = a.load_id
                 )
                 insert into {raw} ({columns}, as_of, load_id, loaded_at)
                 select {columns}, as_of, %(load)s, %(at)s from again""",
@@ -260,7 +270,7 @@ class _Merge:
         return retracted
 
 
-def _analyze(settings: Database, names: list[str]) -> None:
+def analyze(settings: Database, names: list[str]) -> None:
     """Renew the planner's statistics; a large load makes the old ones useless."""
     if not names:
         return

@@ -26,7 +26,7 @@ without spaces around them. What it can't mean stays as it is, and is an error o
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal, InvalidOperation
@@ -36,7 +36,7 @@ from zoneinfo import ZoneInfo
 
 import yaml
 
-from data.contract import TABLES, Column, Table
+from data.contract import Column, Table
 from data.load.check import DropError, Report, show
 
 NAME = "mapping.yml"
@@ -86,7 +86,7 @@ class Form:
         change: Convert = lambda text: text  # noqa: E731
         if kind == "boolean" and (self.true or self.false):
             change = _words(self.true, self.false)
-        elif kind in ("count", "double") or kind.startswith(("decimal", "amount")):
+        elif column.type.is_number:
             change = self._number(kind)
         elif kind in ("date", "instant"):
             change = self._moment(column)
@@ -203,7 +203,7 @@ def _words(true: tuple[str, ...], false: tuple[str, ...]) -> Convert:
     return change
 
 
-def read_mapping(folder: Path, tables: tuple[Table, ...] = TABLES) -> dict[str, Form] | None:
+def read_mapping(folder: Path, tables: Sequence[Table]) -> dict[str, Form] | None:
     """The form of each table's file, from the folder's mapping.yml or the one beside it.
 
     Raises:
@@ -219,7 +219,7 @@ def read_mapping(folder: Path, tables: tuple[Table, ...] = TABLES) -> dict[str, 
     return None
 
 
-def _parse(path: Path, tables: tuple[Table, ...], report: Report) -> dict[str, Form]:
+def _parse(path: Path, tables: Sequence[Table], report: Report) -> dict[str, Form]:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)  # texts only
     except UnicodeDecodeError:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.contract import USAGE
+from data.contract import declared
 from data.database import Database
 from data.load.check import DropError, Report
 from data.load.layout import read_layout
@@ -31,7 +31,7 @@ INSTANT = (
     "expected an instant that exists, such as 2024-01-31T18:03:59.123456Z (no offset means UTC)"
 )
 COUNT = "expected a whole number >= 0 of at most 15 digits"
-MINUTES = "expected a number >= 0 with at most 4 decimals (minutes)"
+MINUTES = "expected a number >= 0 with at most 8 digits before the point and 4 after it (minutes)"
 UNKNOWN_USER = "is not known; expected a user of users.csv in this or an earlier loaded drop"
 TRUTH = "expected true or false (any of True, true, TRUE)"
 CATEGORY = (
@@ -270,8 +270,8 @@ BAD: dict[str, tuple[dict[str, object], list[str]]] = {
             "labels.csv: 1 error",
             f"  line 2, churn_label: 'maybe'; {TRUTH}",
             "payments.csv: 1 error",
-            "  line 2, amount: '1.999'; expected a number with at most 2 decimals, negative for a "
-            "refund (dollars)",
+            "  line 2, amount: '1.999'; expected a number with at most 15 digits before the point "
+            "and 2 after it (dollars)",
         ],
     ),
     "a header that is nearly right": (  # one cause, one error: not each user of every other file
@@ -400,7 +400,8 @@ def test_the_fast_reader_accepts_nothing_that_the_slow_one_refuses(
     path = tmp_path_factory.mktemp("fast") / "usage.csv"
     path.write_bytes("".join(line + ("\r\n" if crlf else "\n") for line in lines).encode())
     day, report = date(2024, 3, 31), Report("usage.csv")
-    layout = read_layout(path, USAGE, None, report)
+    (table,) = (table for table in declared() if table.name == "usage")
+    layout = read_layout(path, table, None, report)
     assert layout is not None
     header = layout.columns
     slow = list(slow_rows(path, layout, day, report))

@@ -263,7 +263,7 @@ def test_a_check_loads_nothing_and_says_so(database: Database, drop) -> None:
 
 def test_what_is_odd_about_users_is_told(database: Database, drop) -> None:
     said = str(load(drop(DAY, users=[*USERS, f"c,{DAY},,,,"]), database))
-    assert f"1 signed up on {DAY} itself ('c')" in said
+    assert f"1 have signup_date {DAY} itself ('c')" in said
     session = "s,b,2024-03-01T00:00:00Z,,1,,"
     load(drop("2024-04-30", users=USERS, usage=[session]), database)
     load(drop("2024-04-30", users=USERS[:1]), database)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from data.contract import TABLES
+from data.contract import declared
 from data.database import Database
 from data.load.load import load
 from data.sample.generate import Plan, PlanError, generate
@@ -36,7 +36,7 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     plan = Plan(users=40, months=3, grain="both")
     once, again = (generate(tmp_path / name, plan) for name in ("once", "again"))
     other = generate(tmp_path / "other", Plan(users=40, months=3, seed=2, grain="both"))
-    files = [table.file for table in TABLES]
+    files = [table.file for table in declared()]
     for one, two, three in zip(once, again, other, strict=True):
         assert filecmp.cmpfiles(one, two, files, shallow=False) == (files, [], [])
         assert not filecmp.cmp(one / "usage.csv", three / "usage.csv", shallow=False)
@@ -57,13 +57,13 @@ def test_drops_load_in_any_order(database: Database, tmp_path: Path) -> None:
     folders = generate(tmp_path / "drops", Plan(users=60, months=4, grain="both"))
     for folder in folders:
         load(folder, database)
-    forward = {table.name: effective(database, table.name) for table in TABLES}
+    forward = {table.name: effective(database, table.name) for table in declared()}
     with database.connect() as connection:
-        for table in [table.name for table in TABLES] + ["loads"]:
+        for table in [table.name for table in declared()] + ["loads"]:
             connection.execute(f"truncate raw.{table}")  # type: ignore[arg-type]
     for place in (3, 0, 2, 1):
         load(folders[place], database)
-    assert {table.name: effective(database, table.name) for table in TABLES} == forward
+    assert {table.name: effective(database, table.name) for table in declared()} == forward
 
 
 def test_churn_depends_on_usage_payments_and_tickets(folders: list[Path]) -> None:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from data.contract import BOOLEAN, LABELS, TABLES, Column
+from data.contract import Column, declared
+from data.contract.types import BOOLEAN
 from data.database import Database
 from data.load.load import LOAD_LOCK, LoadResult, TableResult, load
 from data.postgres.setup import set_up
@@ -186,8 +187,10 @@ def test_a_file_without_a_last_line_end_is_loaded_with_a_warning(
 
 def test_an_add_on_column_may_come_or_not(database: Database, drop: Drop) -> None:
     extra = Column("is_trial", BOOLEAN, "on trial", nullable=True, optional=True)
-    wider = replace(LABELS, columns=(*LABELS.columns, extra))
-    tables = tuple(wider if table is LABELS else table for table in TABLES)
+    tables = tuple(
+        replace(table, columns=(*table.columns, extra)) if table.name == "labels" else table
+        for table in declared()
+    )
     load(drop(JAN, users=USERS, labels=["a,true"]), database)
     set_up(database, tables)
     assert not load(drop(JAN, labels=["a,true"]), database, tables=tables).changed

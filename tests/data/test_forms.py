@@ -20,7 +20,7 @@ import pytest
 
 from data.database import Database
 from data.load.check import DropError
-from data.load.load import load
+from data.load.load import TableResult, check, load
 from tests.data.drops import USERS, everything, write_drop
 
 DAY = "2024-03-31"
@@ -256,8 +256,35 @@ def test_refused_rows_are_left_out_and_written_with_their_reasons(
 
 def test_a_check_loads_nothing_and_says_so(database: Database, drop) -> None:
     before = everything(database)
-    said = str(load(drop(DAY, users=USERS), database, dry_run=True))
-    assert said.endswith("nothing was loaded; `load` would make it load 1")
+    said = [str(found) for found in check([drop(DAY, users=USERS)], database)]
+    assert said[0].endswith("nothing was loaded; `load` would make it load 1")
+    assert everything(database) == before
+
+
+def test_a_check_of_several_drops_goes_on_as_loads_would(database: Database, drop) -> None:
+    """Each drop is looked at as if those before it were loaded, and a wrong one stops no other."""
+    session = "s,a,2024-02-01T00:00:00Z,,{},,"
+    load(drop("2024-01-31", users=USERS), database)
+    before = everything(database)
+    folders = [
+        drop("2024-02-29", users=[*USERS, "c,2024-02-03,,,,"], usage=[session.format(1)]),
+        drop("2024-03-31", labels=["c,maybe"]),
+        drop(
+            "2024-04-30", labels=["c,true"], usage=[session.format(2), "t" + session.format(1)[1:]]
+        ),
+        drop("2024-05-31", labels=["d,true", "a,false"]),
+    ]
+    first, second, third, fourth = check(folders, database)
+    assert [row.added for row in first.tables.values()] == [3, 1]
+    assert isinstance(second, DropError)
+    assert "line 2, churn_label: 'maybe'" in str(second)
+    assert third.tables["usage"] == TableResult(2, 2, replaced=1, repeated=0, retracted=0)
+    assert third.load_id == first.load_id + 1
+    assert "labels.csv: 1 error" in str(fourth)
+    (left_out,) = check(folders[3:], database, quarantine=True)
+    assert "rows that would be refused:\nlabels.csv: 1 error\n  line 2, user_id: 'd' is not" in str(
+        left_out
+    )
     assert everything(database) == before
 
 

@@ -85,13 +85,14 @@ def load(
         DropError: something is wrong with the drop; nothing was changed.
     """
     tables = declared() if tables is None else tables
+    drop = find_drop(folder, tables)
     settings = settings or Database()
     with settings.connect(application_name="streamflow load") as connection:
-        result, files = _take(connection, folder, tables, leave_out=quarantine is not None)
+        result, files = _take(connection, drop, tables, leave_out=quarantine is not None)
         if quarantine is not None:
             result.warnings.extend(
                 f"{one.report.file}: {len(one.report.refused):,} rows refused, with the reasons in "
-                f"{write_refused(quarantine / result.drop.day.isoformat(), result.drop, one)}"
+                f"{write_refused(quarantine / drop.day.isoformat(), drop, one)}"
                 for one in files
                 if one.report.refused
             )
@@ -115,7 +116,8 @@ def check(
         for folder in folders:
             try:
                 with connection.transaction():
-                    result, files = _take(connection, folder, tables, leave_out=quarantine)
+                    drop = find_drop(folder, tables)
+                    result, files = _take(connection, drop, tables, leave_out=quarantine)
                     for staged in files:
                         connection.execute(sql.SQL("drop table {}").format(staged.incoming))
             except DropError as error:
@@ -129,13 +131,12 @@ def check(
 
 def _take(
     connection: psycopg.Connection,
-    folder: Path | str,
+    drop: Drop,
     tables: Sequence[Table],
     *,
     leave_out: bool,
 ) -> tuple[LoadResult, list[Staged]]:
-    """Load the drop, in the transaction that is open; DropError."""
-    drop = find_drop(folder, tables)
+    """Load the drop, in the transaction that is open. It raises DropError."""
     files = [
         stage(connection, table, drop, quarantine=leave_out)
         for table in tables
@@ -146,7 +147,7 @@ def _take(
     check_rows(connection, drop, files, tables)
     fatal = [one.report for one in files if one.report.count and not _is_row_by_row(one)]
     if fatal:
-        raise DropError(folder, fatal)
+        raise DropError(drop.folder, fatal)
     load_id, loaded_at = connection.execute(
         "select coalesce(max(load_id), 0) + 1, clock_timestamp() from raw.loads"
     ).fetchone() or (0, None)
@@ -158,7 +159,9 @@ def _take(
 
 def _is_row_by_row(staged: Staged) -> bool:
     """Whether all errors of a file are of rows that may be left out."""
-    return staged.report.refused is not None and min(staged.report.refused) > 1
+    return (
+        staged.report.refused is not None and min(staged.report.refused) >= staged.report.first_row
+    )
 
 
 @dataclass

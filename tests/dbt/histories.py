@@ -274,7 +274,7 @@ class _History:
         row["user_id"] = random.choice(self._users(day))
         if file == "usage":
             row["started_at"] = self._instant(day)
-            row["device_id"] = random.choice([None, "tv", "phone", "car"])
+            row["device_id"] = random.choice([None, *(f"{self.name}-{d}" for d in ("tv", "phone"))])
             row["watch_minutes"] = Decimal(random.choice([0, 1, 999, 412345, 10**7])) / 10000
             row["watch_minutes"] += random.randrange(100)
             row["skips"] = random.choice([None, 0, 1, 17])

@@ -16,7 +16,7 @@ from datetime import date, datetime, time, timedelta, timezone
 from typing import Any
 
 Row = Mapping[str, Any]
-Pair = tuple[str, datetime]
+Pair = tuple[Any, ...]  # the entity's join keys, then as_of
 Values = dict[str, Any]
 
 STATE = ("users", "subscriptions", "labels")
@@ -120,6 +120,27 @@ def calendar(first: date, last: date, cadence: str) -> list[date]:
     }[cadence]
     days = [first + n * DAY for n in range((last - first).days + 1)]
     return [day for day in days if starts(day)]
+
+
+def as_ofs(known: Known, cadence: str = "drops") -> list[datetime]:
+    """The instants that features are computed for."""
+    drops = known.with_users()
+    if cadence == "drops" or not drops:
+        return [midnight(day) for day in drops]
+    return [midnight(day) for day in calendar(drops[0], drops[-1], cadence)]
+
+
+def seen_on(
+    known: Known, keys: Sequence[str], days: int, cadence: str = "drops"
+) -> dict[Pair, list[Row]]:
+    """(keys, as_of) of those with a session in the `days` before as_of -> these sessions."""
+    found: dict[Pair, list[Row]] = {}
+    for as_of in as_ofs(known, cadence):
+        for row in within(known.events["usage"].values(), "started_at", as_of, days):
+            key = tuple(row[column] for column in keys)
+            if None not in key:
+                found.setdefault((*key, as_of), []).append(row)
+    return found
 
 
 def spine(known: Known, cadence: str = "drops") -> dict[Pair, tuple[date, date]]:
@@ -292,10 +313,37 @@ def subscription_features(known: Known, user: str, state: date) -> Values:
     return {column: row.get(column) for column in SUBSCRIPTION_COLUMNS}
 
 
+def device_features(known: Known, sessions: Sequence[Row], as_of: datetime) -> Values:
+    """device_features of one pair; `sessions` are those of the 90 days before as_of."""
+    last_30 = within(sessions, "started_at", as_of, 30)
+    stalls = [r["rebuffer_events"] for r in last_30 if r["rebuffer_events"] is not None]
+    devices = known.covered("usage", as_of, 30, "device_id")
+    told = devices and known.covered("usage", as_of, 30, "rebuffer_events")
+    return {
+        "users_30d": len({row["user_id"] for row in last_30}) if devices else None,
+        "device_watch_hours_30d": milliseconds(last_30) / 3600000 if devices else None,
+        "rebuffers_per_session_30d": sum(stalls) / len(stalls) if stalls and told else None,
+    }
+
+
+def user_device_features(
+    known: Known, user: str, sessions: Sequence[Row], as_of: datetime
+) -> Values:
+    """user_device_features of one pair; `sessions` are those of the 90 days before as_of."""
+    here = milliseconds(within(sessions, "started_at", as_of, 30))
+    everywhere = milliseconds(within(known.of_user("usage", user), "started_at", as_of, 30))
+    last = max(row["started_at"] for row in sessions)
+    share = here / everywhere if everywhere else None
+    return {
+        "watch_share_30d": share if known.covered("usage", as_of, 30, "device_id") else None,
+        "last_seen_at": last if known.covered("usage", as_of, 90, "device_id") else None,
+    }
+
+
 def features(
     deliveries: Iterable[Delivery], cadence: str = "drops"
 ) -> dict[str, dict[Pair, Values]]:
-    """Table -> (user_id, as_of) -> column -> value, once these deliveries are known."""
+    """Table -> (keys, as_of) -> column -> value, once these deliveries are known."""
     known = Known(deliveries)
     tables: dict[str, dict[Pair, Values]] = {
         "user_features": {},
@@ -303,6 +351,16 @@ def features(
         "usage_features": {},
         "payment_features": {},
         "support_features": {},
+        "device_features": {
+            (device, as_of): device_features(known, sessions, as_of)
+            for (device, as_of), sessions in seen_on(known, ["device_id"], 90, cadence).items()
+        },
+        "user_device_features": {
+            (user, device, as_of): user_device_features(known, user, sessions, as_of)
+            for (user, device, as_of), sessions in seen_on(
+                known, ["user_id", "device_id"], 90, cadence
+            ).items()
+        },
         "churn_labels": {
             (user, midnight(day)): {"churn_label": row["churn_label"]}
             for (table, user, day), row in known.state.items()

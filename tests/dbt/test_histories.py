@@ -26,6 +26,8 @@ BEHIND = {  # the files behind a table, beside users
     "usage_features": ("usage", "usage_agg_30d"),
     "payment_features": ("payments", "payments_agg_90d"),
     "support_features": ("support", "support_agg_90d"),
+    "device_features": ("usage",),
+    "user_device_features": ("usage",),
     "churn_labels": ("labels",),
 }
 Tables = dict[str, dict[Pair, Values]]
@@ -55,7 +57,7 @@ def test_dbt_equals_the_oracle_at_every_known_at(cadence: str, seed: int, shared
     newest = max(as_of for _, as_of in final["user_features"])
     for table in builds.FEATURES:
         versions = builds.published(table)
-        later = {pair for pair in versions if pair[1] > newest}
+        later = {pair for pair in versions if pair[-1] > newest}
         moved = [pair for pair in versions.keys() - later if len(versions[pair]) > 1]
         assert not moved, f"{table} has new versions, from rows at or after as_of: {moved[:5]}"
         assert later, f"{table} has no row for the new drop"
@@ -124,7 +126,7 @@ def difference(
     else:
         what = [f"{c}: expected {v!r}, got {does[c]!r}" for c, v in should.items() if v != does[c]]
     drops = [f"  {n}. drop {d.as_of}: {', '.join(d.files)}" for n, d in enumerate(seen, 1)]
-    where = f"{table}, user {pair[0]}, as_of {pair[1]}, known at {known_at}"
+    where = f"{table}, {pair[:-1]}, as_of {pair[-1]}, known at {known_at}"
     others = f"({len(pairs)} pairs of {table} differ; this one has the fewest rows)"
     return "\n".join([where, *what, others, "deliveries:", *drops, "rows:", *told(pair)])
 

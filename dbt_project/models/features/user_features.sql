@@ -1,7 +1,7 @@
 with
 
 pairs as (
-    select * from {{ ref('spine_changes') }} where user_features
+    {{ pairs_to_compute(entity='user', states=['users']) }}
 ),
 
 users as (

@@ -16,7 +16,7 @@
             {%- if only_new -%}
                 {%- do conditions.append("known_at = cast('" ~ build.known_at ~ "' as " ~ type_instant() ~ ")") -%}
             {%- endif -%}
-        {%- elif only_new and relation.identifier in staging_models_of_rows() -%}
+        {%- elif only_new and has_load_id(relation) -%}
             {%- do conditions.append('load_id > ' ~ build.load_from) -%}
         {%- endif -%}
     {%- endif -%}
@@ -28,10 +28,8 @@
 {%- endmacro %}
 
 
-{#- Staging models with one row a delivered row, which carry its load_id. -#}
-{% macro staging_models_of_rows() %}
-    {{ return([
-        'stg_users', 'stg_subscriptions', 'stg_labels', 'stg_usage', 'stg_payments', 'stg_support',
-        'stg_usage_agg', 'stg_payments_agg', 'stg_support_agg',
-    ]) }}
+{#- Whether a model has one row a delivered row, which carries its load_id. -#}
+{% macro has_load_id(relation) %}
+    {% set node = graph.nodes.get('model.' ~ project_name ~ '.' ~ relation.identifier) %}
+    {{ return(node is not none and 'load_id' in node.columns) }}
 {% endmacro %}

@@ -3,7 +3,7 @@
 
     Of definitions: which features are new, gone or retyped, and which tables are made from something
     that changed in meaning. Of data: the loads that no publication has seen, and how many
-    (user_id, as_of) pairs would be computed, and why.
+    pairs of an entity and an as_of would be computed, and why.
 -#}
 {% macro plan() %}
     {% if execute %}
@@ -84,35 +84,39 @@
 
 
 {#-
-    The models up to spine_changes as one query, since the relations that stand in the database are
-    those of the last build.
+    The models up to changes_<entity> as one query, since the relations that stand in the database
+    are those of the last build.
 -#}
 {% macro plan_pairs(reasons, lines) %}
-    {% set models = [] %}
-    {% do collect_models('model.' ~ project_name ~ '.spine_changes', models) %}
-    {% set parts = [] %}
-    {% for node in models %}
-        {% set code = namespace(text=render(node.raw_code)) %}
-        {% for other in models %}
-            {% set code.text = code.text | replace(other.relation_name, other.name) %}
-        {% endfor %}
-        {% do parts.append(node.name ~ ' as (' ~ code.text ~ ')') %}
-    {% endfor %}
-    {% set views = graph.nodes['model.' ~ project_name ~ '.spine_changes'].columns.keys()
-        | select('in', feature_models() | map(attribute='name') | list) | list %}
-    {% set counts = [] %}
-    {% for view in views %}
-        {% do counts.append('count(*) filter (where ' ~ view ~ ')') %}
-    {% endfor %}
-    {% set row = run_query(
-        'with ' ~ (parts | join(', ')) ~ ' select (select count(*) from spine_user), '
-        ~ (counts | join(', ')) ~ ' from spine_changes'
-    ).rows[0] %}
     {% for reason in reasons %}
         {% do lines.append('all pairs because ' ~ reason) %}
     {% endfor %}
-    {% for view in views %}
-        {% do lines.append('compute   ' ~ view ~ ': ' ~ row[loop.index] ~ ' of ' ~ row[0] ~ ' (user_id, as_of) pairs') %}
+    {% for name in entities() | sort %}
+        {% set models = [] %}
+        {% do collect_models('model.' ~ project_name ~ '.changes_' ~ name, models) %}
+        {% set parts = [] %}
+        {% for node in models %}
+            {% set code = namespace(text=render(node.raw_code)) %}
+            {% for other in models %}
+                {% set code.text = code.text | replace(other.relation_name, other.name) %}
+            {% endfor %}
+            {% do parts.append(node.name ~ ' as (' ~ code.text ~ ')') %}
+        {% endfor %}
+        {% set views = [] %}
+        {% set counts = ['(select count(*) from spine_' ~ name ~ ')'] %}
+        {% for view in feature_models() if entity_of(view) == name and 'events' in view.config.meta.get('made_from', {}) %}
+            {% do views.append(view.name) %}
+            {% do counts.append('count(*) filter (where ' ~ computes(view.name) ~ ')') %}
+        {% endfor %}
+        {% set row = run_query(
+            'with ' ~ (parts | join(', ')) ~ ' select ' ~ (counts | join(', ')) ~ ' from changes_' ~ name ~ ' as changes'
+        ).rows[0] %}
+        {% for view in views %}
+            {% do lines.append(
+                'compute   ' ~ view ~ ': ' ~ row[loop.index] ~ ' of ' ~ row[0] ~ ' (' ~ (entity_keys(name) | join(', '))
+                ~ ', as_of) pairs'
+            ) %}
+        {% endfor %}
     {% endfor %}
 {% endmacro %}
 

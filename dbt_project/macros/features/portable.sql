@@ -8,9 +8,9 @@
     cast({{ instant }} at time zone 'UTC' as date)
 {%- endmacro %}
 
-{#- The instant at which a date begins in UTC. -#}
-{% macro utc_midnight(date) -%}
-    (cast({{ date }} as timestamp) at time zone 'UTC')
+{#- The instant of a date or of a time without zone, which are UTC here. -#}
+{% macro utc_instant(time) -%}
+    (cast({{ time }} as timestamp) at time zone 'UTC')
 {%- endmacro %}
 
 {#- Whole days between two instants, rounded down. -#}

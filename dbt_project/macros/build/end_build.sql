@@ -37,7 +37,7 @@ commit;
 
 {#- A model of this project; `ref` in a hook would ask for a hint in each place that calls it. -#}
 {% macro relation_of(name) -%}
-    {{ graph.nodes['model.' ~ project_name ~ '.' ~ name].relation_name }}
+    {{ graph.nodes['model.' ~ project_name ~ '.' ~ name].relation_name if graph_is_known() else name }}
 {%- endmacro %}
 
 
@@ -74,32 +74,51 @@ commit;
 
 
 {#-
-    Why this build would take too many users offline to be published; empty if it would not. Those
-    online are the users of a view's newest as_of, and every view has those of the spine.
+    Why this build would take too many of an entity offline to be published; empty if it would not.
+    Those online are the ones of a view's newest as_of, and every view has those of the spine. Who is
+    seen in events leaves by not being seen, which is ordinary: told, and no reason
+    (docs/decisions/0102).
 -#}
 {% macro leaving_verdict(appended) %}
-    {% set views = feature_models() | selectattr('config.meta.feast', 'defined') | map(attribute='name') | list %}
-    {% if not views or not appended.values() | sum or not contracts().published.get(views[0]) %}
-        {{ return('') }}
-    {% endif %}
-    {% set published = 'published.' ~ views[0] %}
+    {% set shown = contracts().published %}
+    {% for name, entity in entities().items() %}
+        {% set views = [] %}
+        {% for view in feature_models() if entity_of(view) == name and view.config.meta.get('feast') %}
+            {% do views.append(view.name) if appended.get(view.name) and view.name in shown %}
+        {% endfor %}
+        {% if views %}
+            {% set verdict = leaving_verdict_of(name, entity, views[0]) %}
+            {% if verdict %}
+                {{ return(verdict) }}
+            {% endif %}
+        {% endif %}
+    {% endfor %}
+    {{ return('') }}
+{% endmacro %}
+
+
+{% macro leaving_verdict_of(name, entity, view) %}
+    {% set keys = entity.join_keys | join(', ') %}
+    {% set newest = 'select ' ~ keys ~ ' from (select distinct on (' ~ keys ~ ') ' ~ keys ~ ', is_retracted from '
+        ~ '%s where as_of = (%s) order by ' ~ keys ~ ', known_at desc) as newest where not is_retracted' %}
     {% set row = run_query(
-        'with before as (select user_id from (select distinct on (user_id) user_id, is_retracted from '
-        ~ published ~ ' where as_of = (select max(as_of) from ' ~ published ~ ' where not is_retracted)'
-        ~ ' order by user_id, known_at desc) as newest where not is_retracted),'
-        ~ ' after as (select user_id from ' ~ relation_of('spine_user')
-        ~ ' where as_of = (select max(as_of) from ' ~ relation_of('spine_as_of') ~ '))'
-        ~ ' select (select count(*) from before), count(*)'
-        ~ ' from (select user_id from before except select user_id from after) as leaving'
+        'with before as (' ~ newest % (
+            'published.' ~ view, 'select max(as_of) from published.' ~ view ~ ' where not is_retracted'
+        ) ~ '), after as (' ~ newest % (
+            'features.' ~ view, 'select max(as_of) from ' ~ relation_of('int_calendar')
+        ) ~ ') select (select count(*) from before), count(*)'
+        ~ ' from (select * from before except select * from after) as leaving'
     ).rows[0] %}
     {% set online, leaving = row[0] | int, row[1] | int %}
+    {% set named = leaving ~ ' of ' ~ online ~ ' ' ~ (name | replace('_', '-')) ~ 's' %}
     {% if leaving %}
-        {% do log(leaving ~ ' of ' ~ online ~ ' users leave: the newest as_of does not have them.', info=true) %}
+        {% do log(named ~ ' leave: the newest as_of does not have them.', info=true) %}
     {% endif %}
-    {% if leaving > var('leaving_few') and leaving > var('leaving_share') * online and leaving > var('allow_leaving') %}
+    {% if 'state' in entity.made_from and leaving > var('leaving_few')
+        and leaving > var('leaving_share') * online and leaving > var('allow_leaving') %}
         {{ return(
-            leaving ~ ' of ' ~ online ~ ' users would leave the online store, because the newest drop does not '
-            ~ 'list them. If its users.csv was cut off, load it whole, then: dbt build. If they did leave: '
+            named ~ ' would leave the online store, because the newest drop does not list them. If its '
+            ~ entity.made_from.state ~ '.csv was cut off, load it whole, then: dbt build. If they did leave: '
             ~ "dbt build --vars 'allow_leaving: " ~ leaving ~ "' (make build ALLOW_LEAVING=" ~ leaving ~ ').'
         ) }}
     {% endif %}

@@ -213,7 +213,8 @@ def physical_lines(file: BinaryIO, encoding: str = "") -> Iterator[str]:
                     pass
                 yield whole
         finally:
-            text.detach()  # it would close the file
+            if not file.closed:
+                text.detach()  # it would close the file
         return
     start = b"\xef\xbb\xbf"
     while line := file.readline(LONGEST_LINE):

@@ -181,11 +181,11 @@ begin
         raise exception 'this build was taken over by a later one; nothing of it is published';
     end if;
     insert into ledger.publications (
-        known_at, invocation_id, code_version, load_to, cadence, rows_appended, definitions,
-        manifest, tests_run
+        known_at, invocation_id, code_version, load_to, cadence, since, rows_appended,
+        definitions, manifest, tests_run
     ) values (
         build.known_at, build.invocation_id, code_version, build.load_to, build.cadence,
-        rows_appended, definitions, manifest, tests_run
+        build.since, rows_appended, definitions, manifest, tests_run
     );
     for node in
         select value from json_each(manifest -> 'nodes')

@@ -21,6 +21,7 @@ Values = dict[str, Any]
 
 STATE = ("users", "subscriptions", "labels")
 AGGREGATES = ("usage_agg_30d", "payments_agg_90d", "support_agg_90d")
+TIMES = {"usage": "started_at", "payments": "attempted_at", "support": "opened_at"}
 EVENT_KEYS = {"usage": "session_id", "payments": "payment_id", "support": "ticket_id"}
 MAY_BE_UNRECORDED = [("usage", column) for column in ("device_id", "skips", "rebuffer_events")]
 DAY = timedelta(days=1)
@@ -70,6 +71,12 @@ class Known:
                 for row in self.files[day].get(table, ())
             }
             for table, key in EVENT_KEYS.items()
+        }
+        self.stated_by: dict[tuple[str, str], date] = {
+            (table, row[key]): day
+            for day in self.drops
+            for table, key in EVENT_KEYS.items()
+            for row in self.files[day].get(table, ())
         }
         self._covered: dict[tuple[str, datetime, int, str | None], bool] = {}
         self._by_user: dict[tuple[str, str], list[Row]] = {}
@@ -122,12 +129,38 @@ def calendar(first: date, last: date, cadence: str) -> list[date]:
     return [day for day in days if starts(day)]
 
 
+def calendar_start(known: Known) -> datetime:
+    """Where a calendar begins: with the events of the first drop that somebody can have had.
+
+    Of a thousand events one may lie before it.
+    """
+    first = known.with_users()[0]
+    instants = sorted(
+        row[TIMES[table]]
+        for table, rows in known.events.items()
+        for event, row in rows.items()
+        if known.stated_by[table, event] == first
+    )
+    if not instants:
+        return midnight(first)
+    rare = max(1, -(-len(instants) // 1000))
+    signups = [row["signup_date"] for row in known.files[first]["users"]]
+    user_since = [midnight(min(signups) + DAY)] if signups else []
+    return min(midnight(first), max([instants[rare - 1] + MICROSECOND, *user_since]))
+
+
 def as_ofs(known: Known, cadence: str = "drops") -> list[datetime]:
     """The instants that features are computed for."""
     drops = known.with_users()
     if cadence == "drops" or not drops:
         return [midnight(day) for day in drops]
-    return [midnight(day) for day in calendar(drops[0], drops[-1], cadence)]
+    start = calendar_start(known)
+    if cadence == "hour":
+        days = [midnight(day) for day in calendar(start.date(), drops[-1], "day")]
+        instants = [day + hour * timedelta(hours=1) for day in days for hour in range(24)]
+    else:
+        instants = [midnight(day) for day in calendar(start.date(), drops[-1], cadence)]
+    return [instant for instant in instants if start <= instant <= midnight(drops[-1])]
 
 
 def seen_on(
@@ -143,28 +176,26 @@ def seen_on(
     return found
 
 
-def spine(known: Known, cadence: str = "drops") -> dict[Pair, tuple[date, date]]:
-    """(user_id, as_of) -> (the user's signup date, date of the drop that describes the state)."""
+def spine(known: Known, cadence: str = "drops") -> dict[Pair, tuple[date, date | None]]:
+    """(user_id, as_of) -> (the user's signup date, date of the drop that describes the state).
+
+    No drop describes the state before the first one.
+    """
     drops = known.with_users()
-    if not drops:
-        return {}
-    pairs: dict[Pair, tuple[date, date]] = {}
-    if cadence == "drops":
-        for day in drops:
-            for row in known.files[day]["users"]:
-                if row["signup_date"] < day:
-                    pairs[row["user_id"], midnight(day)] = (row["signup_date"], day)
-        return pairs
-    for day in calendar(drops[0], drops[-1], cadence):
-        before = max(drop for drop in drops if drop <= day)
-        after = min((drop for drop in drops if drop > day), default=None)
-        if after is not None:  # signed up since the last drop; first seen in the next
-            for row in known.files[after]["users"]:
-                if before <= row["signup_date"] < day:
-                    pairs[row["user_id"], midnight(day)] = (row["signup_date"], before)
-        for row in known.files[before]["users"]:
+    pairs: dict[Pair, tuple[date, date | None]] = {}
+    for as_of in as_ofs(known, cadence):
+        day = as_of.date()
+        before = max((drop for drop in drops if midnight(drop) <= as_of), default=None)
+        after = min((drop for drop in drops if midnight(drop) > as_of), default=None)
+        if after is not None and (before is None or midnight(before) < as_of):
+            for row in known.files[after]["users"]:  # signed up since the drop before
+                if (before is None or before <= row["signup_date"]) and row["signup_date"] < day:
+                    pairs[row["user_id"], as_of] = (row["signup_date"], before)
+        for row in known.files[before]["users"] if before is not None else ():
             if row["signup_date"] < day:
-                pairs[row["user_id"], midnight(day)] = (row["signup_date"], before)
+                pairs[row["user_id"], as_of] = (row["signup_date"], before)
+            else:
+                pairs.pop((row["user_id"], as_of), None)
     return pairs
 
 
@@ -285,9 +316,11 @@ def _or_delivered(
     }
 
 
-def user_features(known: Known, user: str, as_of: datetime, signup: date, state: date) -> Values:
+def user_features(
+    known: Known, user: str, as_of: datetime, signup: date, state: date | None
+) -> Values:
     """user_features of one pair; `state` is the drop that describes the user."""
-    row = known.state.get(("users", user, state), {})
+    row = known.state.get(("users", user, state), {}) if state else {}
     columns = ("user_gender", "user_is_senior", "has_family", "has_dependents")
     return {
         **{column: row.get(column) for column in columns},
@@ -307,9 +340,9 @@ SUBSCRIPTION_COLUMNS = (
 )
 
 
-def subscription_features(known: Known, user: str, state: date) -> Values:
+def subscription_features(known: Known, user: str, state: date | None) -> Values:
     """subscription_features of one pair; `state` is the drop that describes the user."""
-    row = known.state.get(("subscriptions", user, state), {})
+    row = known.state.get(("subscriptions", user, state), {}) if state else {}
     return {column: row.get(column) for column in SUBSCRIPTION_COLUMNS}
 
 

@@ -17,6 +17,7 @@ from tests.dbt.oracle import (
     DAY,
     EVENT_KEYS,
     MICROSECOND,
+    TIMES,
     Delivery,
     Known,
     Row,
@@ -26,7 +27,6 @@ from tests.dbt.oracle import (
     spine,
 )
 
-TIMES = {"usage": "started_at", "payments": "attempted_at", "support": "opened_at"}
 MARCH = date(2024, 3, 1)  # 30 days back is 31 January: the leap day lies between
 AS_OF = midnight(MARCH)
 
@@ -364,7 +364,7 @@ def test_calendars():
 
 
 SEEDS = st.integers(0, 2**32 - 1)
-CADENCES = st.sampled_from(["drops", "month", "week", "day"])
+CADENCES = st.sampled_from(["drops", "month", "week", "day", "hour"])
 
 
 @settings(max_examples=60, deadline=None)

@@ -127,4 +127,4 @@ def test_another_cadence_moves_the_spine_and_keeps_history(built: Built):
 
     outcome = builds.build(cadence="year")
     assert not outcome.success
-    assert "it can be drops, month, week or day" in outcome.output
+    assert "it can be drops, month, week, day or hour" in outcome.output

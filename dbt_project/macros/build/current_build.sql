@@ -1,14 +1,18 @@
 {#-
-    This invocation's build: {known_at, load_from, load_to, recompute, cadence}.
+    This invocation's build: {known_at, load_from, load_to, recompute, cadence, since, published_since}.
 
     known_at   stamps the versions it appends
     load_from  loads up to here were in the last publication
     load_to    loads up to here are seen; one that commits later waits for the next build
+    since      the first instant of a calendar, and published_since that of the last publication
 
     Commands that build nothing (compile, docs, test) see the newest build.
 -#}
 {% macro current_build() %}
-    {% set nothing = {'known_at': 'epoch', 'load_from': 0, 'load_to': 0, 'recompute': true, 'cadence': 'drops'} %}
+    {% set nothing = {
+        'known_at': 'epoch', 'load_from': 0, 'load_to': 0, 'recompute': true, 'cadence': 'drops',
+        'since': none, 'published_since': none,
+    } %}
     {% if not execute %}
         {{ return(nothing) }}
     {% endif %}
@@ -19,7 +23,9 @@
         {{ return(known) }}
     {% endif %}
     {% set found = run_query(
-        "select invocation_id, known_at::text, load_from, load_to, recompute, cadence from ledger.builds "
+        "select invocation_id, known_at::text, load_from, load_to, recompute, cadence, since::text,"
+        ~ ' (select since::text from ledger.publications where publications.known_at < builds.known_at'
+        ~ ' order by known_at desc limit 1) from ledger.builds '
         ~ "order by (invocation_id = '" ~ invocation_id ~ "') desc, known_at desc limit 1"
     ) %}
     {% if not found.rows %}
@@ -33,6 +39,8 @@
         'load_to': row[3] | int,
         'recompute': row[4],
         'cadence': row[5] or 'drops',
+        'since': row[6],
+        'published_since': row[7],
     } %}
     {% do graph.update({'streamflow_build': build}) %}
     {{ return(build) }}

@@ -150,6 +150,17 @@ commit;
     {% if current_build().load_to == 0 %}
         {{ return('no drop is loaded. Load one, then build: python -m data load <folder>; dbt build.') }}
     {% endif %}
+    {% if not run_query('select 1 from ' ~ relation_of('int_calendar') ~ ' limit 1').rows %}
+        {% set drops = run_query(
+            "select to_char(min(as_of) at time zone 'UTC', 'YYYY-MM-DD'), to_char(max(as_of) at time zone 'UTC',"
+            ~ " 'YYYY-MM-DD') from raw.loads"
+        ).rows[0] %}
+        {{ return(
+            'no ' ~ current_build().cadence ~ ' begins between the first drop, ' ~ drops[0] ~ ', and the newest, '
+            ~ drops[1] ~ ', and no event of the first drop lies before it. Load events or older drops, or take the '
+            ~ "drops' dates: dbt build --vars 'cadence: drops' (make build CADENCE=drops)."
+        ) }}
+    {% endif %}
     {% set ran = results | map(attribute='node.unique_id') | list %}
     {% set left_out = [] %}
     {% for id, node in graph.nodes.items() if id not in ran and node.resource_type in (['model'] if untested else ['model', 'test']) %}

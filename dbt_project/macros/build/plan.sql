@@ -11,7 +11,8 @@
         {% set contracts = contracts() %}
         {% do forget_unpublished(contracts, never_published(contracts)) %}
         {% set cadence = cadence() %}
-        {% set reasons = recompute_reasons(contracts, cadence) %}
+        {% set since = calendar_start(cadence) %}
+        {% set reasons = recompute_reasons(contracts, cadence, since) %}
         {% set before = run_query(
             'select coalesce((select load_to from ledger.publications order by known_at desc limit 1), 0),'
             ~ ' coalesce((select max(load_id) from raw.loads), 0)'
@@ -23,6 +24,8 @@
             'load_to': before[1] | int,
             'recompute': reasons | length > 0,
             'cadence': cadence,
+            'since': since,
+            'published_since': published('since'),
         }}) %}
         {% set lines = [] %}
         {% do plan_definitions(contracts, lines) %}

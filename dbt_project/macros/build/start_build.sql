@@ -22,7 +22,8 @@
             ) %}
         {% endif %}
         {% set cadence = cadence() %}
-        {% set reasons = recompute_reasons(contracts, cadence) %}
+        {% set since = calendar_start(cadence) %}
+        {% set reasons = recompute_reasons(contracts, cadence, since) %}
         {% for reason in reasons %}
             {% do log('Computing every pair: ' ~ reason ~ '.', info=true) %}
         {% endfor %}
@@ -33,7 +34,7 @@ delete from features.{{ table }} where known_at > {{ last_publication() }};
             {% do log('Widening ' ~ table ~ ': ' ~ tojson(types) ~ '.', info=true) %}
 select ledger.retype('{{ table }}', '{{ tojson(types) }}');
         {% endfor %}
-insert into ledger.builds (known_at, invocation_id, status, load_from, load_to, recompute, cadence)
+insert into ledger.builds (known_at, invocation_id, status, load_from, load_to, recompute, cadence, since)
 select
     greatest(
         clock_timestamp(),
@@ -44,7 +45,8 @@ select
     coalesce((select load_to from ledger.publications order by known_at desc limit 1), 0),
     coalesce((select max(load_id) from raw.loads), 0),
     {{ 'true' if reasons else 'false' }},
-    '{{ cadence }}';
+    '{{ cadence }}',
+    {{ literal(since) if since else 'null' }};
 commit;
     {% endif %}
 {%- endmacro %}
@@ -165,11 +167,11 @@ end $$") %}
 
 {#- What the calendar is: as asked for (`--vars 'cadence: day'`), else as published, else drops. -#}
 {% macro cadence() %}
-    {% set known = ['drops', 'month', 'week', 'day'] %}
+    {% set known = ['drops', 'month', 'week', 'day', 'hour'] %}
     {% set asked = var('cadence', none) %}
     {% if asked and asked not in known %}
         {% do exceptions.raise_compiler_error(
-            "cadence is '" ~ asked ~ "'; it can be drops, month, week or day: "
+            "cadence is '" ~ asked ~ "'; it can be drops, month, week, day or hour: "
             ~ "dbt build --vars 'cadence: month'"
         ) %}
     {% endif %}
@@ -187,7 +189,7 @@ end $$") %}
 
 
 {#- Why this build must look at every pair, and not only at those that new rows can have changed. -#}
-{% macro recompute_reasons(contracts, cadence) %}
+{% macro recompute_reasons(contracts, cadence, since) %}
     {% set reasons = [] %}
     {% if var('recompute') %}
         {% do reasons.append('recompute was asked for') %}
@@ -198,6 +200,8 @@ end $$") %}
     {% else %}
         {% if before != cadence %}
             {% do reasons.append('the cadence was ' ~ before ~ ' and is ' ~ cadence ~ ' now') %}
+        {% elif fewer_as_ofs(since) %}
+            {% do reasons.append('the calendar no longer holds all that was published') %}
         {% endif %}
         {% set as_published = fromjson(published('definitions')) %}
         {% for table, parts in definitions().items() %}

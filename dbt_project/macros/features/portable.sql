@@ -1,6 +1,10 @@
 {#- What differs between engines, in one place (docs/decisions/0011-portable-sql.md). -#}
 {% macro type_instant() %}{{ return('timestamp with time zone') }}{% endmacro %}
 
+{% macro instant_literal(text) -%}
+    cast('{{ text }}' as {{ type_instant() }})
+{%- endmacro %}
+
 {% macro type_double() %}{{ return('double precision') }}{% endmacro %}
 
 {#- The UTC date of an instant. -#}

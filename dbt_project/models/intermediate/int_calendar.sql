@@ -2,11 +2,11 @@
 with
 
 calendar as (
-    {{ as_ofs(ref('stg_loads'), build.load_to) }}
+    {{ as_ofs(ref('stg_loads'), build.load_to, build.since) }}
 ),
 
 published as (
-    {{ as_ofs(ref('stg_loads'), build.load_from) }}
+    {{ as_ofs(ref('stg_loads'), build.load_from, build.published_since) }}
 ),
 
 compared as (

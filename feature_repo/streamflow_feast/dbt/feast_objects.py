@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import sys
+import warnings
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import partial
@@ -40,6 +41,9 @@ from streamflow_feast.registry import definitions_loaded
 from streamflow_feast.views import feature_field, key_field
 
 ON_DEMAND = "on_demand.py"  # in the feature repo
+
+# At every apply; what it warns of, pandas mode on large frames, is not what is used here.
+warnings.filterwarnings("ignore", "On demand feature view is an experimental", RuntimeWarning)
 
 
 class DbtFeatureView(FeatureView):

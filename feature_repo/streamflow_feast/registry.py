@@ -199,8 +199,12 @@ def _strip(message: Message) -> None:
             message.ClearField(field.name)
         elif not field.message_type:
             continue
+        elif not field.is_repeated:
+            _strip(value)
+            if not value.ByteSize():  # it held stamps alone, and was not there at first
+                message.ClearField(field.name)
         elif not field.message_type.GetOptions().map_entry:
-            for part in value if field.is_repeated else (value,):
+            for part in value:
                 _strip(part)
         elif field.message_type.fields_by_name["value"].message_type:
             for part in value.values():

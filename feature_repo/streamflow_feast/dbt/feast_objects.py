@@ -92,11 +92,18 @@ def feast_objects(
         service.name: _service(service, {**views, **computed}, left_out)
         for service in manifest.services
     }
+    # Feast deletes what it is not shown, those of on-demand views included.
+    requests = {
+        name: source
+        for view in computed.values()
+        for name, source in view.source_request_sources.items()
+    }
     objects: Objects = {}
     for kind, found in (
         ("entity", _by_name(entities)),
         ("feature view", views),
         ("on-demand feature view", computed),
+        ("request source", requests),
         ("feature service", services),
     ):
         for name, thing in found.items():
@@ -143,6 +150,7 @@ def _on_demand(
             left_out[view.name] = lacking[0]
         else:
             view.infer_features = partial(try_out, view)
+            view._schema_or_udf_changed = partial(_changed, view)
             views[view.name] = view
     for name, what in left_out.items():
         print(f"{path.name}: {name} is left out: {what} is not published", file=sys.stderr)
@@ -241,14 +249,18 @@ def _service(
 
 
 def _bare(view: OnDemandFeatureView) -> OnDemandFeatureView:
-    """As a service takes it: Feast 0.67 registers an on-demand view's fields with descriptions and
-    tags, reads them without, and then does not find those of the service among them."""
+    """The view as Feast 0.67 reads it from its registry: it writes the fields of an on-demand view
+    with descriptions and tags, reads them without, and then finds others than the service names,
+    and a change at every apply."""
     alike = copy.copy(view)
+    alike.features = [Field(name=field.name, dtype=field.dtype) for field in view.features]
     alike.projection = copy.copy(view.projection)
-    alike.projection.features = [
-        Field(name=field.name, dtype=field.dtype) for field in view.features
-    ]
+    alike.projection.features = alike.features
     return alike
+
+
+def _changed(view: OnDemandFeatureView, registered: BaseFeatureView) -> bool:
+    return bool(_bare(view)._schema_or_udf_changed(registered))
 
 
 def apply_definitions(store: FeatureStore, manifest: Manifest | None = None) -> None:
@@ -275,6 +287,7 @@ def repo_contents(store: FeatureStore, manifest: Manifest) -> RepoContents:
         data_sources=[
             *(view.batch_source for view in views),
             *(view.stream_source for view in views if view.stream_source),
+            *(thing for thing in objects if isinstance(thing, DataSource)),
         ],
         entities=[*(thing for thing in objects if isinstance(thing, Entity)), DUMMY_ENTITY],
         feature_views=views,

@@ -122,13 +122,20 @@ report: $(VENV)/.runtime ## freshness, tests and drift of a month as one HTML pa
 
 ##@ Develop
 
+# As many processes as there are cores, each with a database server of its own. ARGS="-n 0": one.
+PYTEST = $(VENV)/bin/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
 .PHONY: test
-test: $(VENV)/.dev ## all tests, on a database server of their own   [ARGS="-k words"]
-	@$(VENV)/bin/pytest $(call given,ARGS)
+test: $(VENV)/.dev ## all tests, on database servers of their own   [ARGS="-k words"]
+	@$(PYTEST) $(call given,ARGS)
+
+.PHONY: test-quick
+test-quick: $(VENV)/.dev ## the tests without a whole build or program, for the inner loop
+	@$(PYTEST) -q -m "not slow" $(call given,ARGS)
 
 .PHONY: test-orchestration
 test-orchestration: $(VENV)/.dev ## the orchestrator's tests alone
-	@$(VENV)/bin/pytest tests/orchestration $(call given,ARGS)
+	@$(PYTEST) tests/orchestration $(call given,ARGS)
 
 .PHONY: test-compose
 test-compose: $(VENV)/.runtime ## docker-compose.yml and its images for real, on a Docker engine of its own; needs root

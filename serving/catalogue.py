@@ -15,7 +15,7 @@ from feast.protos.feast.core.FeatureView_pb2 import FeatureView as FeatureViewPr
 from feast.protos.feast.core.Registry_pb2 import Registry
 from feast.value_type import ValueType
 
-from streamflow_feast.online.read import select_vectors
+from streamflow_feast.online.read import Lookup, select_vectors
 
 Row = tuple[Any, ...]  # of a service's statement; the clocks are microseconds since 2000
 
@@ -151,10 +151,13 @@ def _service(spec, views: dict[str, FeatureViewProto]) -> Service:  # type: igno
         plans.append(View(name, features, ttl, view.spec.description, lineage, first, view))
     if not columns:
         raise _RefusedError("it has no features")
-    asked = {v.name: [PUBLISHED_AT, *(f.column for f in v.features)] for v in plans}
-    if len(asked) < len(plans):
+    if len({v.name for v in plans}) < len(plans):
         raise _RefusedError("it takes a feature view twice")
-    statement = select_vectors(asked).as_bytes()
+    lookups = [
+        Lookup(v.name, {JOIN_KEY: JOIN_KEY}, [PUBLISHED_AT, *(f.column for f in v.features)])
+        for v in plans
+    ]
+    statement = select_vectors(lookups, {JOIN_KEY: "text"}).as_bytes()
     meaning = [(p.name, p.ttl_seconds, [f.name for f in p.features]) for p in plans]
     digest = hashlib.blake2b(repr((statement, meaning)).encode(), digest_size=6).hexdigest()
     return Service(spec.name, spec.description, tuple(plans), statement, digest)

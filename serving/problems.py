@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -87,3 +88,15 @@ KINDS = {
     "not-with-this-store": "only the project's own online store in Postgres offers this",
     "internal": "a defect; the log has it under this request id",
 }
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The answers with problem details that a route documents in the OpenAPI."""
+    schema = {"$ref": "#/components/schemas/ProblemDetails"}
+    return {
+        status: {
+            "description": TITLES[status],
+            "content": {"application/problem+json": {"schema": schema}},
+        }
+        for status in (401, 403, *statuses)
+    }

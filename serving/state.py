@@ -16,11 +16,13 @@ from data.database import Database
 from data.paths import FEATURE_REPO
 from serving.answers import Answers, micros
 from serving.catalogue import Catalogue, Row, Service, read_catalogue
-from serving.feast_store import FeastStore
 from serving.problems import Problem
-from serving.reach import Reach
 from serving.settings import Keys, Settings, SettingsError
-from serving.store import Link, MismatchError, PostgresStore, Store, end
+from serving.store.base import MismatchError, Store, end
+from serving.store.feast import FeastStore
+from serving.store.link import Link
+from serving.store.postgres import PostgresStore
+from serving.store.reach import Reach
 from streamflow_feast.registry import RegistryDamagedError, parse
 
 log = logging.getLogger("serving.state")

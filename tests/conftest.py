@@ -29,6 +29,18 @@ from data.postgres.server import EmbeddedServer
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE_USERS, SAMPLE_MONTHS, SAMPLE_SEED = 300, 3, 1
+# What `make test-quick` leaves out, beside all that needs the sample: whole builds and programs.
+SLOW = (
+    "dbt/", "end_to_end/",
+    "data/test_contract.py", "data/test_errors.py", "data/test_order.py", "data/test_server.py",
+    "feast/test_commands.py", "feast/test_one_line.py", "feast/test_places.py",
+    "feast/test_processes.py",
+    "orchestration/test_faults.py", "orchestration/test_live.py", "orchestration/test_steps.py",
+    "serving/test_access.py", "serving/test_openapi.py", "serving/test_outages.py",
+    "serving/test_page.py", "serving/test_ready.py",
+    "training/test_against_stock.py", "training/test_leak_check.py",
+    "training/test_nullable_types.py",
+)  # fmt: skip
 ORDER = ["", "data", "serving", "orchestration", "training", "feast", "dbt", "properties"]
 
 # Run as a script of its own: what it imports, connects and caches ends with it, and a database
@@ -99,6 +111,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return ORDER.index(folder) if folder in ORDER else len(ORDER)
 
     items.sort(key=place)
+    for item in items:
+        name = item.path.relative_to(ROOT / "tests").as_posix()
+        needs_a_build = "sample_template" in getattr(item, "fixturenames", ())
+        if needs_a_build or name.startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

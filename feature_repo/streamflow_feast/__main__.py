@@ -28,8 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         results = audit(views=asked.views or None)
     for result in results:
-        ahead = f", {result.ahead:,} pushed ahead of it" if result.ahead else ""
-        print(f"  {result.view:<24} {result.compared:,} users equal{ahead}, {result.seconds:.2f} s")
+        pushed = f", {result.pushed:,} pushed since" if result.pushed else ""
+        print(f"  {result.view:<24} {result.compared:,} rows equal{pushed}, {result.seconds:.2f} s")
     return 0
 
 

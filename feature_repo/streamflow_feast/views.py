@@ -1,83 +1,73 @@
-"""Between Feast's feature views and values and the database's."""
+"""Feast's feature views as the database sees them."""
 
 from __future__ import annotations
 
-from typing import Any
+from feast import FeatureView, Field
 
-from feast import FeatureView
-from feast.protos.feast.types.Value_pb2 import Value
-from feast.types import Bool, Bytes, FeastType, Float32, Float64, Int32, Int64, String
-
-from streamflow_feast.dbt.manifest import JOIN_KEY
+from streamflow_feast.kinds import BY_FEAST_TYPE, KINDS, TYPE_TAG
 from streamflow_feast.tables import View
 
-# Contract type -> Feast type and the field of Feast's protobuf value: exact both ways.
-FEAST_TYPES: dict[str, FeastType] = {
-    "bigint": Int64,
-    "integer": Int32,
-    "double precision": Float64,
-    "real": Float32,
-    "boolean": Bool,
-    "text": String,
-    "bytea": Bytes,
-}
-VALUE_FIELDS = {
-    "bigint": "int64_val",
-    "integer": "int32_val",
-    "double precision": "double_val",
-    "real": "float_val",
-    "boolean": "bool_val",
-    "text": "string_val",
-    "bytea": "bytes_val",
-}
-# ... and the name of the type in pg_type.
-TYPE_NAMES: dict[FeastType, str] = {
-    Int64: "int8",
-    Int32: "int4",
-    Float64: "float8",
-    Float32: "float4",
-    Bool: "bool",
-    String: "text",
-    Bytes: "bytea",
-}
-POSTGRES_TYPES = {feast_type: name for name, feast_type in FEAST_TYPES.items()}
+KEY_TYPES = ("text", "bigint", "uuid")
 
 
 class UnsupportedViewError(ValueError):
     """A feature view that this online store and engine cannot take; says why."""
 
 
-def view_of(feature_view: FeatureView) -> View:
-    """Raises UnsupportedViewError: another entity, a query as source, a type that is not exact."""
-    name = feature_view.name
+def field_of(name: str, postgres_type: str, description: str, tags: dict[str, str]) -> Field:
+    """A Feast field of a contract type, which `type_of` gives back."""
+    dtype = KINDS[postgres_type.partition("(")[0]].feast
+    if BY_FEAST_TYPE[dtype] != postgres_type:
+        tags = {**tags, TYPE_TAG: postgres_type}
+    return Field(name=name, dtype=dtype, description=description, tags=tags)
+
+
+def key_field(name: str, postgres_type: str, description: str) -> Field:
+    """A join key's field. Feast 0.67 cannot serialize a uuid as an entity key, for Redis and for
+    its own remote store; its text it can."""
+    if postgres_type != "uuid":
+        return field_of(name, postgres_type, description, {})
+    text = field_of(name, "text", description, {})
+    text.tags = {TYPE_TAG: postgres_type}
+    return text
+
+
+def type_of(field: Field) -> str | None:
+    """The contract type of a field; None where it has none."""
+    tagged: str | None = field.tags.get(TYPE_TAG)
+    return tagged or BY_FEAST_TYPE.get(field.dtype)
+
+
+def key_types(feature_view: FeatureView) -> dict[str, str]:
+    """Join key -> contract type, in the view's order. Raises UnsupportedViewError."""
     # A view from the registry knows its join keys, one built in Python its entities' names.
-    keys = [field.name for field in feature_view.entity_columns]
-    if keys != [JOIN_KEY]:
-        raise UnsupportedViewError(
-            f"feature view {name} has the join keys {keys}; only {JOIN_KEY} is supported. "
-            "A composite or second entity is out of scope."
-        )
+    keys = {field.name: type_of(field) for field in feature_view.entity_columns}
+    for key, kind in keys.items():
+        if kind not in KEY_TYPES:
+            raise UnsupportedViewError(
+                f"feature view {feature_view.name}: the join key {key} is "
+                f"{kind or 'of no type that is known here'}; join keys are {', '.join(KEY_TYPES)}"
+            )
+    if not keys:
+        raise UnsupportedViewError(f"feature view {feature_view.name} has no join key")
+    return {key: str(kind) for key, kind in keys.items()}
+
+
+def view_of(feature_view: FeatureView) -> View:
+    """Raises UnsupportedViewError: no join key, a query as source, a type that is not exact."""
+    name = feature_view.name
+    keys = key_types(feature_view)
     source = feature_view.batch_source
     table = getattr(source, "get_table_query_string", str)()
     if source is None or not table or "(" in table:
         raise UnsupportedViewError(f"feature view {name} has no table as its source, but {table!r}")
     columns = []
     for field in feature_view.features:
-        if field.dtype not in POSTGRES_TYPES:
+        kind = type_of(field)
+        if kind is None:
             raise UnsupportedViewError(
                 f"feature {name}:{field.name} is {field.dtype}; supported are "
-                f"{', '.join(str(kind) for kind in POSTGRES_TYPES)}"
+                f"{', '.join(str(feast_type) for feast_type in BY_FEAST_TYPE)}"
             )
-        columns.append((field.name, POSTGRES_TYPES[field.dtype]))
-    return View(name, table, tuple(columns), feature_view.ttl or None)
-
-
-def to_value(kind: str, value: Any) -> Value:
-    """Feast's protobuf value of a Python value of Postgres type `kind`; None is an unset value."""
-    return Value() if value is None else Value(**{VALUE_FIELDS[kind]: value})
-
-
-def from_value(value: Value) -> Any:
-    """The Python value; None for null."""
-    field = value.WhichOneof("val")
-    return None if field is None or field == "null_val" else getattr(value, field)
+        columns.append((field.name, kind))
+    return View(name, table, tuple(keys.items()), tuple(columns), feature_view.ttl or None)

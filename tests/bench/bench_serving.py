@@ -113,7 +113,7 @@ def stock_store(folder: Path) -> None:
     from feast.protos.feast.types.Value_pb2 import Value
 
     from data.database import Database
-    from streamflow_feast.views import to_value
+    from streamflow_feast.kinds import to_value
 
     publish.stock(folder)
     settings = Database()

@@ -14,16 +14,35 @@ from psycopg import sql
 from data.database import Database
 
 Views = Mapping[str, Mapping[str, str]]
-# (user_id, as_of, features), features None for a retraction
-Version = tuple[str, datetime, Mapping[str, Any] | None]
+# (keys, as_of, features): one key as it is, several as a tuple; features None for a retraction
+Version = tuple[Any, datetime, Mapping[str, Any] | None]
 
 VIEWS: Views = {
     "usage_features": {"watch_hours_30d": "double precision", "skips_7d": "bigint"},
     "user_features": {"user_gender": "text", "is_senior": "boolean"},
     "payment_features": {"failed_payments_90d": "bigint"},
 }
-KEYS = {
-    "user_id": "text",
+# Views of other entities than user, for the tests that want them.
+ENTITIES: Mapping[str, Mapping[str, str]] = {
+    "user": {"user_id": "text"},
+    "device": {"device_id": "text"},
+    "user_device": {"user_id": "text", "device_id": "text"},
+    "account": {"account_id": "bigint", "region_id": "uuid"},
+}
+ENTITY_OF = {
+    "device_features": "device",
+    "user_device_features": "user_device",
+    "account_features": "account",
+}
+OTHERS: Views = {
+    "device_features": {"users_30d": "bigint", "device_watch_hours_30d": "double precision"},
+    "user_device_features": {
+        "watch_share_30d": "double precision",
+        "last_seen_at": "timestamp with time zone",
+    },
+    "account_features": {"seats": "bigint"},
+}
+VERSION = {
     "as_of": "timestamp with time zone",
     "known_at": "timestamp with time zone",
     "is_retracted": "boolean",
@@ -38,9 +57,29 @@ def day(text: str) -> datetime:
 JAN, FEB, MAR = day("2024-01-31"), day("2024-02-29"), day("2024-03-31")
 
 
+def keys_of(view: str) -> Mapping[str, str]:
+    """The join keys of a view, with their types."""
+    return ENTITIES[ENTITY_OF.get(view, "user")]
+
+
+def _spines(views: Views) -> dict[str, Any]:
+    """A model for each entity of the views."""
+    return {
+        f"model.streamflow.spine_{entity}": {
+            "resource_type": "model",
+            "name": f"spine_{entity}",
+            "unique_id": f"model.streamflow.spine_{entity}",
+            "description": f"What a {entity} is.",
+            "config": {"meta": {"entity": {"name": entity, "join_keys": dict(ENTITIES[entity])}}},
+            "columns": {},
+        }
+        for entity in sorted({ENTITY_OF.get(view, "user") for view in views})
+    }
+
+
 def manifest(views: Views = VIEWS, ttl_days: Mapping[str, float] | None = None) -> dict[str, Any]:
     """A manifest.json as dbt writes it, with what this project reads of it."""
-    nodes: dict[str, Any] = {}
+    nodes = _spines(views)
     for name, features in views.items():
         unique_id = f"model.streamflow.{name}"
         nodes[unique_id] = {
@@ -55,7 +94,7 @@ def manifest(views: Views = VIEWS, ttl_days: Mapping[str, float] | None = None) 
                 "meta": {
                     "owner": "feature-platform",
                     "feast": {
-                        "entity": "user",
+                        "entity": ENTITY_OF.get(name, "user"),
                         "ttl_days": (ttl_days or {}).get(name, 0),
                         "tags": {"domain": "churn"},
                     },
@@ -66,9 +105,9 @@ def manifest(views: Views = VIEWS, ttl_days: Mapping[str, float] | None = None) 
                     "name": column,
                     "data_type": kind,
                     "description": f"What {column} means.",
-                    "config": {"meta": {} if column in KEYS else {"unit": "units"}},
+                    "config": {"meta": {"unit": "units"} if column in features else {}},
                 }
-                for column, kind in {**KEYS, **features}.items()
+                for column, kind in {**keys_of(name), **VERSION, **features}.items()
             },
         }
         nodes[f"test.streamflow.grain_{name}"] = {
@@ -78,7 +117,7 @@ def manifest(views: Views = VIEWS, ttl_days: Mapping[str, float] | None = None) 
             "attached_node": unique_id,
             "test_metadata": {
                 "name": "grain",
-                "kwargs": {"columns": ["user_id", "as_of", "known_at"]},
+                "kwargs": {"columns": [*keys_of(name), "as_of", "known_at"]},
             },
         }
     first = next(iter(views))
@@ -139,10 +178,12 @@ class Offline:
     ) -> None:
         table = sql.Identifier("features", name)
         if name not in self.views:
-            columns = ", ".join(f"{column} {kind} not null" for column, kind in KEYS.items())
+            own = {**keys_of(name), **VERSION}
+            columns = ", ".join(f"{column} {kind} not null" for column, kind in own.items())
+            key = ", ".join([*keys_of(name), "as_of", "known_at"])
             connection.execute(
-                sql.SQL("create table {} ({}, primary key (user_id, as_of, known_at))").format(
-                    table, sql.SQL(columns)
+                sql.SQL("create table {} ({}, primary key ({}))").format(
+                    table, sql.SQL(columns), sql.SQL(key)
                 )
             )
         old = self.views.get(name, {})
@@ -167,7 +208,9 @@ class Offline:
                 " where known_at <= (select max(known_at) from ledger.publications)"
             ).format(
                 sql.Identifier("published", name),
-                sql.SQL(", ").join(sql.Identifier(column) for column in {**KEYS, **features}),
+                sql.SQL(", ").join(
+                    sql.Identifier(column) for column in {**keys_of(name), **VERSION, **features}
+                ),
                 table,
             )
         )
@@ -183,7 +226,7 @@ class Offline:
                 [known_at, f"invocation-{self.published}"],
             )
             for name, rows in versions.items():
-                columns = [*KEYS, *self.views[name]]
+                columns = [*keys_of(name), *VERSION, *self.views[name]]
                 with (
                     connection.cursor() as cursor,
                     cursor.copy(
@@ -193,9 +236,10 @@ class Offline:
                         )
                     ) as copy,
                 ):
-                    for user_id, as_of, features in rows:
+                    for keys, as_of, features in rows:
                         values = [(features or {}).get(column) for column in self.views[name]]
-                        copy.write_row((user_id, as_of, known_at, features is None, *values))
+                        own = keys if isinstance(keys, tuple) else (keys,)
+                        copy.write_row((*own, as_of, known_at, features is None, *values))
         return known_at
 
     def publish(self, versions: Mapping[str, Sequence[Version]]) -> datetime:
@@ -221,38 +265,42 @@ class Offline:
             for name, columns in self.views.items()
         }
 
-    def online(self, name: str) -> dict[str, tuple[Any, ...]]:
-        """user_id -> (as_of, known_at, *features) of the online table."""
+    def online(self, name: str) -> dict[Any, tuple[Any, ...]]:
+        """keys -> (as_of, known_at, *features) of the online table."""
         with self.connect() as connection:
             rows = connection.execute(
-                sql.SQL("select user_id, as_of, known_at, {} from {}").format(
+                sql.SQL("select {}, as_of, known_at, {} from {}").format(
+                    sql.SQL(", ").join(map(sql.Identifier, keys_of(name))),
                     sql.SQL(", ").join(map(sql.Identifier, self.views[name])),
                     sql.Identifier("online", name),
                 )
             ).fetchall()
-        return {user: tuple(rest) for user, *rest in rows}
+        return dict(_apart(name, row) for row in rows)
 
-    def expected(self, name: str, end: datetime | None = None) -> dict[str, tuple[Any, ...]]:
+    def expected(self, name: str, end: datetime | None = None) -> dict[Any, tuple[Any, ...]]:
         """What should be online, worked out in Python from every published version."""
         end = end or datetime(2100, 1, 1, tzinfo=timezone.utc)
         with self.connect() as connection:
             rows = connection.execute(
-                sql.SQL("select user_id, as_of, known_at, is_retracted, {} from {}").format(
+                sql.SQL("select {}, as_of, known_at, is_retracted, {} from {}").format(
+                    sql.SQL(", ").join(map(sql.Identifier, keys_of(name))),
                     sql.SQL(", ").join(map(sql.Identifier, self.views[name])),
                     sql.Identifier("published", name),
                 )
             ).fetchall()
-        newest: dict[tuple[str, datetime], tuple[Any, ...]] = {}
-        for user, as_of, known_at, retracted, *features in sorted(rows, key=lambda row: row[2]):
+        newest: dict[tuple[Any, datetime], tuple[Any, ...]] = {}
+        for keys, (as_of, known_at, retracted, *features) in sorted(
+            (_apart(name, row) for row in rows), key=lambda row: row[1][1]
+        ):
             if as_of <= end:
-                newest[user, as_of] = (known_at, retracted, *features)
+                newest[keys, as_of] = (known_at, retracted, *features)
         standing = {key: row for key, row in newest.items() if not row[1]}
         if not standing:
             return {}
         last = max(as_of for _, as_of in standing)
         return {
-            user: (as_of, row[0], *row[2:])
-            for (user, as_of), row in standing.items()
+            keys: (as_of, row[0], *row[2:])
+            for (keys, as_of), row in standing.items()
             if as_of == last
         }
 
@@ -265,6 +313,12 @@ class Offline:
                 " and publication > 'epoch' order by materialization_id",
                 [name],
             ).fetchall()
+
+
+def _apart(view: str, row: Sequence[Any]) -> tuple[Any, tuple[Any, ...]]:
+    """The keys of a row (one as it is, several as a tuple) and the rest."""
+    count = len(keys_of(view))
+    return (row[0] if count == 1 else tuple(row[:count])), tuple(row[count:])
 
 
 def _value(kind: str, user: str, number: int, shift: float) -> Any:

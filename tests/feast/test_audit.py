@@ -171,12 +171,12 @@ def test_a_push_ahead_of_offline_is_counted_apart(filled, now):
     filled.write_to_online_store("usage_features", pushed)
     result = audit(views=["usage_features"])[0]
     assert result.passed
-    assert (result.ahead, result.compared) == (2, 38)
+    assert (result.pushed, result.compared) == (2, 38)
 
 
 def test_the_command_prints_and_exits(filled, offline, capsys):
     assert main(["audit"]) == 0
-    assert "usage_features           39 users equal" in capsys.readouterr().out
+    assert "usage_features           39 rows equal" in capsys.readouterr().out
     change(offline, "delete from online.user_features where user_id = 'user-001'")
     assert main(["audit", "user_features"]) == 1
     assert "user_features user-001: offline, but not online" in capsys.readouterr().err

@@ -38,7 +38,12 @@ def test_everything_comes_along(content):
     assert view.ttl == timedelta(days=1.5)
     assert view.owner == "feature-platform"
     assert view.description == "The usage_features of a user."
-    assert view.tags == {"monthly": "true", "domain": "churn", "dbt_model": MODEL}
+    assert view.tags == {
+        "monthly": "true",
+        "domain": "churn",
+        "dbt_model": MODEL,
+        "dbt_entity": "user",
+    }
     assert view.batch_source.get_table_query_string() == "published.usage_features"
     assert view.batch_source.timestamp_field == "as_of"
     assert view.batch_source.created_timestamp_column == "known_at"
@@ -70,8 +75,11 @@ def test_a_missing_manifest_names_the_path_and_the_remedy(tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("data_type", "shown"),
     [
-        ("numeric(12,2)", r"numeric\(12,2\)"),
-        ("timestamp with time zone", "timestamp with time zone"),
+        ("numeric", "numeric"),
+        ("numeric(80,2)", r"numeric\(80,2\)"),
+        ("numeric(4,6)", r"numeric\(4,6\)"),
+        ("timestamp", "timestamp"),
+        ("integer[]", r"integer\[\]"),
         ("smallint", "smallint"),
         (None, "of no type"),
     ],
@@ -108,12 +116,12 @@ def test_a_missing_or_mistyped_key_column_is_named(content):
         parse_manifest(content)
 
 
-def test_another_entity_and_a_reserved_name_are_refused(content):
+def test_an_unknown_entity_and_a_reserved_name_are_refused(content):
     content["nodes"][MODEL]["columns"]["published_at"] = {"name": "published_at"}
     with pytest.raises(ManifestError, match="column published_at has a name the online store uses"):
         parse_manifest(content)
     content["nodes"][MODEL]["config"]["meta"]["feast"]["entity"] = "device"
-    with pytest.raises(ManifestError, match="composite entity are not supported"):
+    with pytest.raises(ManifestError, match=r"entity is 'device'; there are the entities user\."):
         parse_manifest(content)
 
 

@@ -112,13 +112,13 @@ def test_a_feature_service_and_full_names_work(filled):
 
 def test_a_request_over_several_views_is_one_statement(filled, monkeypatch):
     statements = []
-    execute = psycopg.Connection.execute
+    execute = psycopg.Cursor.execute
 
     def noted(self, query, *args, **kwargs):
         statements.append(query)
         return execute(self, query, *args, **kwargs)
 
-    monkeypatch.setattr(psycopg.Connection, "execute", noted)
+    monkeypatch.setattr(psycopg.Cursor, "execute", noted)
     filled.get_online_features(EVERYTHING, [{"user_id": user} for user in USERS])
     assert len(statements) == 1
 
@@ -329,26 +329,21 @@ def test_teardown_leaves_no_table_and_the_next_apply_starts_over(filled, offline
     assert len(offline.online("usage_features")) == 20
 
 
-def test_a_composite_entity_is_refused(store):
+def test_a_join_key_of_another_type_is_refused(store):
     from feast import Entity, FeatureView, Field, ValueType
     from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import (
         PostgreSQLSource,
     )
-    from feast.types import Int64, String
+    from feast.types import Float64, Int64
 
     from streamflow_feast.views import UnsupportedViewError
 
-    user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.STRING)
-    device = Entity(name="device", join_keys=["device_id"], value_type=ValueType.STRING)
+    place = Entity(name="place", join_keys=["latitude"], value_type=ValueType.DOUBLE)
     view = FeatureView(
-        name="device_features",
-        entities=[user, device],
-        schema=[
-            Field(name="user_id", dtype=String),
-            Field(name="device_id", dtype=String),
-            Field(name="n", dtype=Int64),
-        ],
-        source=PostgreSQLSource(name="d", table="published.d", timestamp_field="as_of"),
+        name="place_features",
+        entities=[place],
+        schema=[Field(name="latitude", dtype=Float64), Field(name="n", dtype=Int64)],
+        source=PostgreSQLSource(name="p", table="published.p", timestamp_field="as_of"),
     )
-    with pytest.raises(UnsupportedViewError, match="composite or second entity is out of scope"):
-        store.apply([user, device, view])
+    with pytest.raises(UnsupportedViewError, match="join key latitude is double precision; join"):
+        store.apply([place, view])

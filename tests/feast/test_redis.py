@@ -170,7 +170,7 @@ def test_a_newer_push_stays(redis_store, offline, now):
     redis_store.materialize_incremental(now)
     assert served(redis_store)["user-001"]["watch_hours_30d"] == 77.0
     result = next(r for r in audit(redis_store) if r.view == "usage_features")
-    assert (result.passed, result.ahead) == (True, 1)
+    assert (result.passed, result.pushed) == (True, 1)
 
 
 def test_a_run_killed_in_the_middle_is_repeated_by_the_next(redis_store, offline, now, monkeypatch):

@@ -39,7 +39,7 @@ def test_references_lead_somewhere() -> None:
 def test_every_kind_of_problem_is_listed_and_used() -> None:
     folder = Path(__file__).resolve().parents[2] / "serving"
     used = set()
-    for file in folder.glob("*.py"):
+    for file in folder.rglob("*.py"):
         used |= set(re.findall(r'Problem\(\s*\d{3},\s*"([a-z-]+)"', file.read_text()))
     assert used == set(KINDS)
     assert create_app().openapi()["x-problems"] == KINDS

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from data.database import Database
-from serving.page_data import _grid, _plot
+from serving.routes.page_data import _grid, _plot
 from tests.serving.hand_made import (
     AS_OF,
     KNOWN_AT,
@@ -55,7 +55,7 @@ def test_a_distribution_counts_every_user(ask: Ask, online: Database) -> None:
 def test_of_many_users_a_part_is_counted(
     ask: Ask, online: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.page_data.COUNTED", 60)
+    monkeypatch.setattr("serving.routes.page_data.COUNTED", 60)
     [answer] = ask(("GET", "/distributions"))
     assert answer.json()["sampled"]
     skips = answer.json()["features"]["skips_7d"]

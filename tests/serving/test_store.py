@@ -12,7 +12,7 @@ from feast import FeatureService
 from data.database import Database
 from serving.main import create_app
 from serving.settings import Settings
-from serving.store import PostgresStore
+from serving.store.postgres import PostgresStore
 from tests.serving.hand_made import (
     feature_views,
     registry,

@@ -111,12 +111,10 @@ def test_decimals_can_be_kept_in_a_table(world: World) -> None:
     assert world.connection.execute("select amount from kept").fetchall() == [(Decimal("1.10"),)]
 
 
-def test_a_nul_in_an_id_of_a_request_is_told(world: World) -> None:
-    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+def test_a_nul_in_an_id_of_a_request_is_told() -> None:
     from feast.protos.feast.types.Value_pb2 import Value
 
-    from streamflow_feast.online.answer import UserIdError, user_id_of
+    from streamflow_feast.online.answer import JoinKeyError, key_value
 
-    key = EntityKey(join_keys=["user_id"], entity_values=[Value(string_val="a\0b")])
-    with pytest.raises(UserIdError, match=r"user_id 'a\\x00b' has a NUL character"):
-        user_id_of(key)
+    with pytest.raises(JoinKeyError, match=r"user_id 'a\\x00b' has a NUL character"):
+        key_value("user_id", "text", Value(string_val="a\0b"))

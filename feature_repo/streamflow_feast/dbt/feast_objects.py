@@ -10,7 +10,7 @@ import copy
 from datetime import timedelta
 from pathlib import Path
 
-from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, Project, ValueType
+from feast import Entity, FeatureService, FeatureStore, FeatureView, Project
 from feast.base_feature_view import BaseFeatureView
 from feast.data_source import DataSource
 from feast.feature_view import DUMMY_ENTITY
@@ -19,11 +19,8 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source i
 )
 from feast.repo_contents import RepoContents
 from feast.repo_operations import apply_total_with_repo_instance
-from feast.types import String
 
 from streamflow_feast.dbt.manifest import (
-    ENTITY,
-    JOIN_KEY,
     FeatureTable,
     Manifest,
     ManifestError,
@@ -33,7 +30,7 @@ from streamflow_feast.dbt.manifest import (
 )
 from streamflow_feast.dbt.publications import published_part
 from streamflow_feast.registry import definitions_loaded
-from streamflow_feast.views import FEAST_TYPES
+from streamflow_feast.views import field_of, key_field
 
 
 class DbtFeatureView(FeatureView):
@@ -66,34 +63,69 @@ def feast_objects(
     `schema` is where the views' tables lie; see offline_store.HISTORY.
 
     Raises:
-        ManifestError: dbt ran on an engine that this project has no Feast source for.
+        ManifestError: dbt ran on an engine that this project has no Feast source for, or two
+            objects have one name.
     """
-    user = Entity(
-        name=ENTITY,
-        join_keys=[JOIN_KEY],
-        value_type=ValueType.STRING,
-        description="A subscriber of StreamFlow, by the user_id of its users file.",
-    )
-    views = {table.name: _view(table, user, manifest.adapter, schema) for table in manifest.tables}
+    entities = _entities(manifest)
+    views = {
+        table.name: _view(table, entities, manifest.adapter, schema) for table in manifest.tables
+    }
     services = {service.name: _service(service, views) for service in manifest.services}
-    return {ENTITY: user, **views, **services}
+    objects: dict[str, Entity | DataSource | FeatureView | FeatureService] = {}
+    for kind, found in (("entity", _by_name(entities)), ("view", views), ("service", services)):
+        for name, thing in found.items():
+            if name in objects:
+                raise ManifestError(
+                    f"There is more than one Feast object named {name}, one of them a {kind}: "
+                    "entities, feature tables and exposures need names of their own. Rename one."
+                )
+            objects[name] = thing
+    return objects
 
 
-def _view(table: FeatureTable, user: Entity, adapter: str, schema: str) -> FeatureView:
-    key = Field(name=JOIN_KEY, dtype=String, description=user.description)
+def _entities(manifest: Manifest) -> dict[str, Entity]:
+    """Join key -> Feast's entity of it.
+
+    An entity of Feast 0.67 has one join key. A view of several has several entities: for each key
+    the one whose only key it is, else one that is made for the key.
+    """
+    entities: dict[str, Entity] = {}
+    for model in sorted(manifest.entities, key=lambda model: (len(model.keys), model.name)):
+        for key, kind in model.keys.items():
+            if key not in entities:
+                single = len(model.keys) == 1
+                entities[key] = Entity(
+                    name=model.name if single else key,
+                    join_keys=[key],
+                    value_type=key_field(key, kind, "").dtype.to_value_type(),
+                    description=model.description if single else f"One of the keys of {model.name}",
+                )
+    return entities
+
+
+def _by_name(entities: dict[str, Entity]) -> dict[str, Entity]:
+    return {entity.name: entity for entity in entities.values()}
+
+
+def _view(
+    table: FeatureTable, entities: dict[str, Entity], adapter: str, schema: str
+) -> FeatureView:
+    keys = [
+        key_field(key, kind, entities[key].description) for key, kind in table.entity.keys.items()
+    ]
     features = [
-        Field(
-            name=column.name,
-            dtype=FEAST_TYPES[column.type],
-            description=column.description,
-            tags={"unit": column.unit} if column.unit else {},
+        field_of(
+            column.name,
+            column.type,
+            column.description,
+            {"unit": column.unit} if column.unit else {},
         )
         for column in table.columns
     ]
     return DbtFeatureView(
         name=table.name,
-        entities=[user],
-        schema=[key, *features],  # with the key, or Feast would ask the database for its type
+        entities=[entities[key] for key in table.entity.keys],
+        schema=[*keys, *features],  # with the keys, or Feast would ask the database for their types
         source=_source(table, adapter, schema),
         ttl=timedelta(days=table.ttl_days),
         description=table.description,

@@ -13,34 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from data.paths import ROOT
+from streamflow_feast.dbt.types import EXACT_TYPES, KEY_TYPES, is_exact, plain_type
 
-JOIN_KEY = "user_id"
-ENTITY = "user"
-KEY_COLUMNS = {
-    "user_id": "text",
+VERSION_COLUMNS = {
     "as_of": "timestamp with time zone",
     "known_at": "timestamp with time zone",
     "is_retracted": "boolean",
 }
-# The online tables add this one; a feature cannot have its name.
-RESERVED = {*KEY_COLUMNS, "published_at"}
-
-# Contract types that have an exact Feast equivalent, by the name Postgres itself gives them.
-# Not here on purpose: numeric (Feast has no decimal), timestamptz and date (Feast keeps whole
-# seconds), smallint (Feast has no 16-bit integer).
-EXACT_TYPES = ("bigint", "integer", "double precision", "real", "boolean", "text", "bytea")
-ALIASES = {
-    "int8": "bigint",
-    "int4": "integer",
-    "int": "integer",
-    "float8": "double precision",
-    "float4": "real",
-    "bool": "boolean",
-    "varchar": "text",
-    "character varying": "text",
-    "string": "text",
-    "timestamptz": "timestamp with time zone",
-}
+# The online tables add these; neither a key nor a feature can have their names.
+RESERVED = {*VERSION_COLUMNS, "published_at", "pushed_at"}
 
 
 class ManifestError(RuntimeError):
@@ -58,27 +39,41 @@ class Column:
 
 
 @dataclass(frozen=True)
-class FeatureTable:
-    """A dbt model that is a feature view. `ttl_days` 0 means that values do not expire."""
+class EntityModel:
+    """What features are about: a dbt model with `meta.entity`; `keys` are join key -> type."""
 
     name: str
+    description: str
+    keys: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """A dbt model that is a feature view. `ttl_days` 0 means that values do not expire; `push`
+    that it takes pushed rows between two publications."""
+
+    name: str
+    entity: EntityModel
     unique_id: str
     description: str
     owner: str
     tags: Mapping[str, str]
     ttl_days: float
+    push: bool
     columns: tuple[Column, ...]
 
 
 @dataclass(frozen=True)
 class Service:
-    """A feature service: feature table -> the names of its features, or None for all of them."""
+    """A feature service: feature table -> the names of its features, or None for all of them, and
+    the names of the on-demand feature views that it contains."""
 
     name: str
     description: str
     owner: str
     tags: Mapping[str, str]
     features: Mapping[str, tuple[str, ...] | None]
+    on_demand: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,6 +81,7 @@ class Manifest:
     """What Feast takes from dbt; `adapter` is dbt's adapter_type, for example postgres."""
 
     adapter: str
+    entities: tuple[EntityModel, ...]
     tables: tuple[FeatureTable, ...]
     services: tuple[Service, ...]
 
@@ -124,9 +120,10 @@ def read_manifest(path: Path | None = None) -> Manifest:
 
 def parse_manifest(content: Mapping[str, Any]) -> Manifest:
     """The feature tables and services of a loaded manifest.json, by name. Raises ManifestError."""
+    entities = _entities(content)
     grains = _tested_columns(content)
     tables = tuple(
-        _feature_table(node, grains.get(node["unique_id"], []))
+        _feature_table(node, entities, grains.get(node["unique_id"], []))
         for node in sorted(content["nodes"].values(), key=lambda node: node["name"])
         if node["resource_type"] == "model" and "feast" in _meta(node)
     )
@@ -141,7 +138,7 @@ def parse_manifest(content: Mapping[str, Any]) -> Manifest:
         for exposure in sorted(content["exposures"].values(), key=lambda node: node["name"])
         if _meta(exposure).get("feast", {}).get("feature_service")
     )
-    return Manifest(content["metadata"]["adapter_type"], tables, services)
+    return Manifest(content["metadata"]["adapter_type"], tuple(entities.values()), tables, services)
 
 
 def as_published(defined: Manifest, published: Manifest) -> tuple[Manifest, list[str]]:
@@ -156,6 +153,10 @@ def as_published(defined: Manifest, published: Manifest) -> tuple[Manifest, list
     for name, table in before.items():
         if name not in now:
             notes.append(f"{name} is not defined any more")
+            tables.append(table)
+            continue
+        if now[name].entity.keys != table.entity.keys:
+            notes.append(f"{name} is defined by {', '.join(now[name].entity.keys)}")
             tables.append(table)
             continue
         columns = {column.name: column for column in now[name].columns}
@@ -178,7 +179,9 @@ def as_published(defined: Manifest, published: Manifest) -> tuple[Manifest, list
         for service in defined.services
         if (features := _among(service.features, there))
     )
-    return Manifest(defined.adapter, tuple(tables), services), notes
+    entities = {entity.name: entity for entity in defined.entities}
+    entities |= {table.entity.name: table.entity for table in tables}
+    return Manifest(defined.adapter, tuple(entities.values()), tuple(tables), services), notes
 
 
 def _among(
@@ -209,14 +212,63 @@ def _tested_columns(content: Mapping[str, Any]) -> dict[str, list[set[str]]]:
     return found
 
 
-def _feature_table(node: Mapping[str, Any], tested: list[set[str]]) -> FeatureTable:
+def _entities(content: Mapping[str, Any]) -> dict[str, EntityModel]:
+    """The entities by name. A manifest of a release that had one entity names none."""
+    found: dict[str, EntityModel] = {}
+    types: dict[str, tuple[str, str]] = {}  # join key -> (type, entity that says so)
+    for node in sorted(content["nodes"].values(), key=lambda node: node["name"]):
+        if node["resource_type"] != "model" or "entity" not in _meta(node):
+            continue
+        entity = _entity(node)
+        where = f"model {node['name']} ({node.get('original_file_path', 'dbt_project')})"
+        for other in found.values():
+            if other.name == entity.name or set(other.keys) == set(entity.keys):
+                raise ManifestError(
+                    f"{where}: the entity {entity.name} has the name or the join keys of another, "
+                    f"{other.name}. Leave one of the two out."
+                )
+        for key, kind in entity.keys.items():
+            before, first = types.setdefault(key, (kind, entity.name))
+            if before != kind:
+                raise ManifestError(
+                    f"{where}: the join key {key} is {kind}, and {before} in the entity {first}. "
+                    "A frame with both has one column of that name: give them one type, or rename"
+                )
+        found[entity.name] = entity
+    return found or {"user": EntityModel("user", "", {"user_id": "text"})}
+
+
+def _entity(node: Mapping[str, Any]) -> EntityModel:
+    declared = _meta(node)["entity"]
+    where = f"model {node['name']} ({node.get('original_file_path', 'dbt_project')})"
+    form = "config: {meta: {entity: {name: device, join_keys: {device_id: text}}}}"
+    keys = declared.get("join_keys") if isinstance(declared, Mapping) else None
+    if not keys or not isinstance(keys, Mapping) or not declared.get("name"):
+        raise ManifestError(
+            f"{where}: meta.entity is {declared!r}; it has a name and join_keys: `{form}`"
+        )
+    plain = {key: plain_type(kind) for key, kind in keys.items()}
+    for key, kind in plain.items():
+        if kind not in KEY_TYPES or key in RESERVED:
+            what = f"has the type {keys[key]!r}" if kind not in KEY_TYPES else "is a reserved name"
+            raise ManifestError(
+                f"{where}: the join key {key} {what}. Join keys are {', '.join(KEY_TYPES)}, with "
+                f"names other than {', '.join(sorted(RESERVED))}"
+            )
+    return EntityModel(str(declared["name"]), _text(node.get("description")), plain)
+
+
+def _feature_table(
+    node: Mapping[str, Any], entities: Mapping[str, EntityModel], tested: list[set[str]]
+) -> FeatureTable:
     name, feast = node["name"], _meta(node)["feast"]
     where = f"model {name} ({node.get('original_file_path', 'dbt_project')})"
-    if feast.get("entity") != ENTITY:
+    entity = entities.get(feast.get("entity"))
+    if entity is None:
         raise ManifestError(
-            f"{where}: meta.feast.entity is {feast.get('entity')!r}. There is one entity, "
-            f"{ENTITY!r} with the join key {JOIN_KEY}; views of another or of a composite entity "
-            "are not supported. Set `entity: user`, or leave meta.feast out."
+            f"{where}: meta.feast.entity is {feast.get('entity')!r}; there are the entities "
+            f"{', '.join(entities)}. Name one of them, or add a model spine_<entity> with "
+            "`config: {meta: {entity: {name: ..., join_keys: {...}}}}`"
         )
     contract = (node.get("config") or {}).get("contract") or node.get("contract") or {}
     if not contract.get("enforced"):
@@ -224,17 +276,18 @@ def _feature_table(node: Mapping[str, Any], tested: list[set[str]]) -> FeatureTa
             f"{where} has no enforced contract, so its types are not certain. "
             "Add `config: {contract: {enforced: true}}`, then: cd dbt_project && dbt build"
         )
-    grain = {"user_id", "as_of", "known_at"}
-    if grain not in tested:
+    grain = [*entity.keys, "as_of", "known_at"]
+    if set(grain) not in tested:
         raise ManifestError(
-            f"{where} has no grain test, so a user could get two rows for one as_of. Add "
-            "`data_tests: [grain: {arguments: {columns: [user_id, as_of, known_at]}}]`, then: "
+            f"{where} has no grain test, so a {entity.name} could get two rows for one as_of. Add "
+            f"`data_tests: [grain: {{arguments: {{columns: [{', '.join(grain)}]}}}}]`, then: "
             "cd dbt_project && dbt build"
         )
+    key_columns = {**entity.keys, **VERSION_COLUMNS}
     types = {
-        column["name"]: _plain_type(column.get("data_type")) for column in node["columns"].values()
+        column["name"]: plain_type(column.get("data_type")) for column in node["columns"].values()
     }
-    for column, wanted in KEY_COLUMNS.items():
+    for column, wanted in key_columns.items():
         if types.get(column) != wanted:
             raise ManifestError(
                 f"{where}: column {column} is {types.get(column) or 'missing'}, must be {wanted}. "
@@ -243,6 +296,7 @@ def _feature_table(node: Mapping[str, Any], tested: list[set[str]]) -> FeatureTa
     owner = feast.get("owner") or _meta(node).get("owner") or ""
     return FeatureTable(
         name=name,
+        entity=entity,
         unique_id=node["unique_id"],
         description=_text(node.get("description")),
         owner=str(owner),
@@ -250,32 +304,29 @@ def _feature_table(node: Mapping[str, Any], tested: list[set[str]]) -> FeatureTa
             **{str(tag): "true" for tag in node.get("tags") or []},
             **{str(key): str(value) for key, value in (feast.get("tags") or {}).items()},
             "dbt_model": node["unique_id"],
+            "dbt_entity": entity.name,
         },
         ttl_days=float(feast.get("ttl_days") or 0),
+        push=bool(feast.get("push")),
         columns=tuple(
             _column(column, where)
             for column in node["columns"].values()
-            if column["name"] not in KEY_COLUMNS
+            if column["name"] not in key_columns
         ),
     )
 
 
 def _column(column: Mapping[str, Any], where: str) -> Column:
-    name, kind = column["name"], _plain_type(column.get("data_type"))
+    name, kind = column["name"], plain_type(column.get("data_type"))
     if name in RESERVED:
         raise ManifestError(f"{where}: column {name} has a name the online store uses. Rename it.")
-    if kind not in EXACT_TYPES:
+    if not is_exact(kind):
         raise ManifestError(
             f"{where}: column {name} is {column.get('data_type') or 'of no type'}, which has no "
             f"exact Feast equivalent. Cast it at the end of the model to one of "
             f"{', '.join(EXACT_TYPES)} and say so in its YAML, then: cd dbt_project && dbt build"
         )
     return Column(name, kind, _text(column.get("description")), str(_meta(column).get("unit", "")))
-
-
-def _plain_type(data_type: str | None) -> str:
-    plain = " ".join((data_type or "").lower().split())
-    return ALIASES.get(plain, plain)
 
 
 def _text(description: str | None) -> str:
@@ -306,4 +357,5 @@ def _service(exposure: Mapping[str, Any], tables: Mapping[str, FeatureTable]) ->
         features={
             view.name: tuple(chosen[view.name]) if view.name in chosen else None for view in views
         },
+        on_demand=tuple(_meta(exposure)["feast"].get("on_demand") or ()),
     )

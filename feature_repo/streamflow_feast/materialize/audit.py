@@ -1,4 +1,4 @@
-"""Does online equal offline? Every user, view and value, compared where both lie.
+"""Does online equal offline? Every entity, view and value, compared where both lie.
 
 Independent of what the engine noted down, and of Feast: the views are the tables of schema
 `online`, the right values follow from `published.*` up to the end date of the last run.
@@ -18,18 +18,23 @@ from psycopg import sql
 
 from data.database import Database
 from streamflow_feast.connections import transaction
-from streamflow_feast.materialize.slice import newest_as_of, newest_publication, newest_versions
+from streamflow_feast.materialize.slice import (
+    newest_as_of,
+    newest_publication,
+    newest_versions,
+    superseded,
+)
 from streamflow_feast.online import tables as online_tables
-from streamflow_feast.tables import View, any_distinct
+from streamflow_feast.tables import View, all_equal, any_distinct, identifiers
 
 NAMED = 10  # differences that an error names
 CONNECTIONS = 2
-OWN_COLUMNS = {"user_id", "as_of", "known_at", "published_at", "is_retracted"}
+OWN_COLUMNS = {"as_of", "known_at", "published_at", "pushed_at", "is_retracted"}
 
 
 @dataclass(frozen=True)
 class AuditResult:
-    """Users of one view. `as_of` is that of the offline rows; None when there are none."""
+    """Entities of one view. `as_of` is that of the offline rows; None when there are none."""
 
     view: str
     publication: datetime
@@ -38,7 +43,7 @@ class AuditResult:
     differing: int
     missing: int  # offline, not online
     extra: int  # online, not offline
-    ahead: int  # pushed by hand with a newer as_of than any published: nothing to compare with
+    pushed: int  # online from a push, and not equal to what is published: nothing to compare with
     seconds: float
     examples: tuple[str, ...] = field(default=(), repr=False)
 
@@ -121,15 +126,15 @@ def compare_view(connection: psycopg.Connection, view: View, publication: dateti
     parameters = {"as_of": as_of, "publication": publication, "since": None}
     matched, wrong, others = connection.execute(_check(view), parameters).fetchone() or (0, 0, 0)
     compared = matched
-    counts = {"ahead": 0, "missing": 0, "extra": 0, "differing": 0}
+    counts = {"pushed": 0, "missing": 0, "extra": 0, "differing": 0}
     examples: list[str] = []
     if wrong or others:
-        for kind, user_id, number, there, right in connection.execute(
+        for kind, entity, number, there, right in connection.execute(
             _differences(view), parameters
         ):
             counts[kind] = number
-            if kind != "ahead":
-                examples.append(f"{view.name} {user_id}: {_difference(kind, there, right)}")
+            if kind != "pushed":
+                examples.append(f"{view.name} {entity}: {_difference(kind, there, right)}")
         compared = matched + counts["differing"] + counts["missing"]
     seconds = time.perf_counter() - began
     return AuditResult(
@@ -177,7 +182,8 @@ def _view(connection: psycopg.Connection, name: str) -> View:
         schema: {
             column: kind
             for column, kind in connection.execute(
-                "select attname, format_type(atttypid, atttypmod) from pg_attribute"
+                # Without digits: a view may show a numeric(12,2) as numeric.
+                "select attname, format_type(atttypid, null) from pg_attribute"
                 " where attrelid = to_regclass(format('%%I.%%I', %s::text, %s::text))"
                 " and attnum > 0 and not attisdropped order by attnum",
                 [schema, name],
@@ -194,7 +200,9 @@ def _view(connection: psycopg.Connection, name: str) -> View:
             "cd dbt_project && dbt build; cd ../feature_repo && feast apply && feast "
             "materialize-incremental $(date -u +%Y-%m-%dT%H:%M:%S)"
         )
-    return View(name, f"published.{name}", tuple(columns["online"].items()), None)
+    keys = online_tables.key_types(connection, name)
+    features = tuple(item for item in columns["online"].items() if item not in keys)
+    return View(name, f"published.{name}", keys, features, None)
 
 
 def _check(view: View) -> sql.Composed:
@@ -207,71 +215,73 @@ def _check(view: View) -> sql.Composed:
         """
         select
             count(*) filter (where equal),
-            count(*) filter (where case when equal or user_id is null then false else not exists (
+            count(*) filter (where case when equal or as_of is null then false else not exists (
                 select from {source} as newer
-                where newer.user_id = version.user_id and newer.as_of = version.as_of
+                where {newer_of_it} and newer.as_of = version.as_of
                     and newer.known_at > version.known_at and newer.known_at <= %(publication)s
             ) and (there or not is_retracted) end),
-            count(*) filter (where user_id is null)
+            count(*) filter (where as_of is null)
         from (
             select
-                offline.user_id,
+                {keys},
                 offline.as_of,
                 offline.known_at,
                 offline.is_retracted,
-                online.user_id is not null as there,
+                online.as_of is not null as there,
                 online.known_at = offline.known_at and online.as_of = offline.as_of
                     and not offline.is_retracted and not {distinct} as equal
             from (
-                select * from {source} where as_of = %(as_of)s and known_at <= %(publication)s
+                select * from {versions} as published
+                where as_of = %(as_of)s and known_at <= %(publication)s
             ) as offline
-            full join {online} as online on online.user_id = offline.user_id
+            full join {online} as online on {same}
         ) as version
         """
     ).format(
+        keys=identifiers(view.key_names, "offline"),
+        newer_of_it=all_equal(view.key_names, "newer", "version"),
+        same=all_equal(view.key_names, "online", "offline"),
         source=view.relation,
+        versions=view.versions,
         online=view.table,
         distinct=any_distinct(view.names, "offline", "online"),
     )
 
 
 def _differences(view: View) -> sql.Composed:
-    """(kind, user_id, how many of this kind, online row, offline row), a few of each kind."""
+    """(kind, keys as text, how many of this kind, online row, offline row), a few of each kind."""
     return sql.SQL(
         """
-        select kind, user_id, number, online, offline from (
+        select kind, concat_ws(', ', {keys}), number, online, offline from (
             select
                 kind,
-                user_id,
+                {keys},
                 online,
                 offline,
                 count(*) over (partition by kind) as number,
-                row_number() over (partition by kind order by user_id) as place
+                row_number() over (partition by kind order by {keys}) as place
             from (
                 select
-                    user_id,
-                    to_jsonb(online) - 'published_at' as online,
+                    {keys},
+                    to_jsonb(online) - array['published_at', 'pushed_at'] as online,
                     to_jsonb(offline) - 'is_retracted' as offline,
                     case
-                        when online.user_id is null then 'missing'
-                        when (%(as_of)s::timestamptz is null or online.as_of > %(as_of)s)
-                            and not exists (
-                                select from ledger.publications
-                                where publications.known_at = online.known_at
-                            )
-                        then 'ahead'
-                        when offline.user_id is null then 'extra'
+                        when online.as_of is null then 'missing'
+                        when online.pushed_at is not null and {ended} is not true then 'pushed'
+                        when offline.as_of is null then 'extra'
                         else 'differing'
                     end as kind
                 from (select * from {newest} as newest where not is_retracted) as offline
-                full join {online} as online using (user_id)
-                where offline.user_id is null or online.user_id is null or {distinct}
+                full join {online} as online using ({keys})
+                where offline.as_of is null or online.as_of is null or {distinct}
             ) as unequal
         ) as numbered
         where place <= {named}
-        order by kind, user_id
+        order by kind, {keys}
         """
     ).format(
+        keys=identifiers(view.key_names),
+        ended=superseded("online"),
         newest=newest_versions(view),
         online=view.table,
         distinct=any_distinct(("as_of", "known_at", *view.names), "offline", "online"),

@@ -27,6 +27,8 @@ from feast.utils import make_tzaware
 
 from data.database import Database
 from streamflow_feast.connections import DatabaseUnreachable, scalar, transaction
+from streamflow_feast.dbt.manifest import VERSION_COLUMNS
+from streamflow_feast.kinds import InexactError
 from streamflow_feast.materialize import slice as publish
 from streamflow_feast.materialize.slice import Outcome, Plan
 from streamflow_feast.online import tables as online_tables
@@ -175,7 +177,14 @@ class StreamflowEngine(ComputeEngine):
             start, end = _range(task)
             writer = self._writer(task.feature_view, view)
             plan = publish.make_plan(connection, view, self.store_name(), publication, start, end)
-            outcome = (writer or publish.run)(connection, plan)
+            try:
+                with connection.transaction():
+                    outcome = (writer or publish.run)(connection, plan)
+            except psycopg.errors.CheckViolation as refused:
+                what = online_tables.inexact(connection, refused)
+                raise MaterializationError(f"{what}. Nothing was changed online") from refused
+            except InexactError as refused:
+                raise MaterializationError(f"{view.name}: {refused}") from refused
             publish.record(connection, plan, outcome)
             results[view.name] = outcome
             print(_line(plan, outcome), flush=True)
@@ -222,12 +231,12 @@ def _require_columns(
 ) -> None:
     """Raise MaterializationError when a relation or one of its columns is missing."""
     needed = {
-        view.source: ({"user_id", "as_of", "known_at", "is_retracted", *view.names}, BUILD)
-        for view in views
+        view.source: ({*view.key_names, *VERSION_COLUMNS, *view.names}, BUILD) for view in views
     }
     if online:
         for view in views:
-            needed[f"online.{view.name}"] = ({"user_id", "as_of", "known_at", *view.names}, APPLY)
+            own = {*view.key_names, "as_of", "known_at", "pushed_at"}
+            needed[f"online.{view.name}"] = ({*own, *view.names}, APPLY)
     there: dict[str, set[str]] = {}
     for relation, column in connection.execute(
         "select relation, attname from unnest(%s::text[]) as relation inner join pg_attribute"

@@ -1,22 +1,23 @@
 """From published versions to the online table: what to move, and the SQL that moves it.
 
-What is online is one slice of a view: the users of its newest as_of (up to the end date), each
+What is online is one slice of a view: the entities of its newest as_of (up to the end date), each
 with the newest published version. So a run has two forms:
 
     slice    the whole slice is compared: the first run, a newer as_of, a new column, an explicit
              `feast materialize START END`
     changes  only versions published since the last run, of the as_of that is online already
 
-Versions of other as_of's, late or backfilled, are not online values, whenever they arrive. A user
-who is not in the newest slice has left, and is removed. The functions here run statements in the
-caller's transaction, under the lock of `online_tables`.
+Versions of other as_of's, late or backfilled, are not online values, whenever they arrive. An
+entity that is not in the newest slice has left, and is removed. A pushed row stays as long as it
+is newer than what is published: of a newer as_of, or pushed after the newest publication. The
+functions here run statements in the caller's transaction, under the lock of `online_tables`.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
 from typing import Any, Literal, TypeVar
@@ -25,7 +26,8 @@ import psycopg
 from psycopg import sql
 
 from streamflow_feast.connections import scalar
-from streamflow_feast.tables import View, any_distinct, identifiers
+from streamflow_feast.kinds import register_json
+from streamflow_feast.tables import View, all_equal, any_distinct, identifiers
 
 Item = TypeVar("Item")
 
@@ -60,7 +62,7 @@ class Plan:
 
 @dataclass
 class Outcome:
-    """Users of one run for one view: looked at, written, left as they were, taken out."""
+    """Entities of one run for one view: looked at, written, left as they were, taken out."""
 
     considered: int = 0
     changed: int = 0
@@ -77,7 +79,7 @@ def newest_publication(connection: psycopg.Connection) -> datetime | None:
 def newest_as_of(
     connection: psycopg.Connection, view: View, publication: datetime, end: datetime
 ) -> datetime | None:
-    """The newest as_of <= `end` with a user whose newest version is not a retraction."""
+    """The newest as_of <= `end` with an entity whose newest version is not a retraction."""
     # Two quick questions in a loop instead of one query: a corrected drop that took everybody away
     # is rare, and the planner never gets this wrong.
     bound, compare = end, "<="
@@ -98,13 +100,18 @@ def newest_as_of(
             scalar(
                 connection,
                 sql.SQL(
-                    "select exists (select from (select user_id, as_of, known_at from {0}"
+                    "select exists (select from (select {2}, as_of, known_at from {0}"
                     " where as_of = %(as_of)s and known_at <= %(publication)s"
                     " and not is_retracted {1}) as standing where not exists ("
-                    "select from {0} as newer where newer.user_id = standing.user_id"
+                    "select from {0} as newer where {3}"
                     " and newer.as_of = standing.as_of and newer.known_at > standing.known_at"
                     " and newer.known_at <= %(publication)s))"
-                ).format(view.relation, sql.SQL(rows)),
+                ).format(
+                    view.relation,
+                    sql.SQL(rows),
+                    identifiers(view.key_names),
+                    all_equal(view.key_names, "newer", "standing"),
+                ),
                 {"as_of": as_of, "publication": publication},
             )
             for rows in ("order by as_of desc, known_at desc limit 20", "")
@@ -150,8 +157,8 @@ def make_plan(
 def run(connection: psycopg.Connection, plan: Plan) -> Outcome:
     """Bring the online table of Postgres up to date, in the caller's transaction."""
     began, outcome = time.perf_counter(), Outcome()
-    if plan.form == "slice":
-        _run_slice(connection, plan, outcome)
+    if plan.form == "slice" or (plan.form == "changes" and _has_pushed(connection, plan)):
+        _run_slice(connection, replace(plan, form="slice"), outcome)
     elif plan.form == "changes":
         outcome.considered, outcome.changed, outcome.removed = connection.execute(
             _apply_changes(plan.view), plan.parameters
@@ -161,6 +168,22 @@ def run(connection: psycopg.Connection, plan: Plan) -> Outcome:
     return outcome
 
 
+def _has_pushed(connection: psycopg.Connection, plan: Plan) -> bool:
+    """Whether this publication ends pushed rows; of which entities, it need not know a change."""
+    query = sql.SQL("select exists (select from {} as online where {})").format(
+        plan.view.table, superseded("online")
+    )
+    return bool(scalar(connection, query, plan.parameters))
+
+
+def superseded(online: str) -> sql.Composed:
+    """That a row was pushed and is not newer than the publication, which ends it."""
+    return sql.SQL(
+        "({0}.pushed_at is not null and {0}.as_of <= %(as_of)s"
+        " and least({0}.pushed_at, {0}.known_at) <= %(publication)s)"
+    ).format(sql.Identifier(online))
+
+
 def _run_slice(connection: psycopg.Connection, plan: Plan, outcome: Outcome) -> None:
     view, parameters = plan.view, plan.parameters
     if _locked_empty(connection, view):
@@ -168,13 +191,19 @@ def _run_slice(connection: psycopg.Connection, plan: Plan, outcome: Outcome) -> 
         outcome.considered = outcome.changed
         return
     if plan.was and plan.as_of and plan.was >= plan.as_of:
+        # Later than %(was)s are only pushed rows.
         outcome.removed = connection.execute(
             sql.SQL(
                 "delete from {online} as online"
-                " where as_of between %(as_of)s and %(was)s and not exists ("
-                "select from {newest} as newest where newest.user_id = online.user_id"
+                " where as_of between %(as_of)s and %(was)s and {over} and not exists ("
+                "select from {newest} as newest where {same}"
                 " and online.as_of = %(as_of)s and not newest.is_retracted)"
-            ).format(online=view.table, newest=newest_versions(view)),
+            ).format(
+                online=view.table,
+                over=sql.SQL("(online.pushed_at is null or {})").format(superseded("online")),
+                newest=newest_versions(view),
+                same=all_equal(view.key_names, "newest", "online"),
+            ),
             parameters,
         ).rowcount
     outcome.considered = count(connection, plan)
@@ -183,7 +212,10 @@ def _run_slice(connection: psycopg.Connection, plan: Plan, outcome: Outcome) -> 
     outcome.changed = connection.execute(upsert, parameters).rowcount
     outcome.unchanged = outcome.considered - outcome.changed
     outcome.removed += connection.execute(
-        sql.SQL("delete from {} where as_of < %(as_of)s").format(view.table), parameters
+        sql.SQL("delete from {} as online where as_of < %(as_of)s or {}").format(
+            view.table, superseded("online")
+        ),
+        parameters,
     ).rowcount
 
 
@@ -197,17 +229,17 @@ def _locked_empty(connection: psycopg.Connection, view: View) -> bool:
 
 
 def newest_versions(view: View) -> sql.Composed:
-    """A user's newest published version of the slice, retractions included."""
+    """An entity's newest published version of the slice, retractions included."""
     return sql.SQL(
-        "(select distinct on (user_id) * from {} where as_of = %(as_of)s"
+        "(select distinct on ({keys}) * from {source} as version where as_of = %(as_of)s"
         " and known_at <= %(publication)s"
         " and (%(since)s::timestamptz is null or known_at > %(since)s)"
-        " order by user_id, known_at desc)"
-    ).format(view.relation)
+        " order by {keys}, known_at desc)"
+    ).format(keys=identifiers(view.key_names), source=view.versions)
 
 
 def count(connection: psycopg.Connection, plan: Plan) -> int:
-    """Users of the slice."""
+    """Entities of the slice."""
     return scalar(
         connection,
         sql.SQL("select count(*) from {} as newest where not is_retracted").format(
@@ -220,23 +252,28 @@ def count(connection: psycopg.Connection, plan: Plan) -> int:
 def _fill(view: View) -> sql.Composed:
     """Into an empty table: without a look at what is there, half as expensive."""
     return sql.SQL(
-        "insert into {online} (user_id, {columns}, as_of, known_at, published_at)"
-        " select user_id, {columns}, as_of, known_at, now() from {newest} as newest"
+        "insert into {online} ({columns}, as_of, known_at, published_at)"
+        " select {columns}, as_of, known_at, now() from {newest} as newest"
         " where not is_retracted"
-    ).format(online=view.table, columns=identifiers(view.names), newest=newest_versions(view))
+    ).format(
+        online=view.table,
+        columns=identifiers((*view.key_names, *view.names)),
+        newest=newest_versions(view),
+    )
 
 
 def _apply_changes(view: View) -> sql.Composed:
-    """Users with a new version, written, removed: few rows, so all in one statement."""
+    """Entities with a new version, written, removed: few rows, so all in one statement."""
     return sql.SQL(
         "with newest as materialized {newest}, removed as ("
         "delete from {online} as online using newest where newest.is_retracted"
-        " and online.user_id = newest.user_id and online.as_of <= %(as_of)s returning 1"
+        " and {same} and online.as_of <= %(as_of)s returning 1"
         "), written as ({upsert} returning 1)"
         " select (select count(*) from newest), (select count(*) from written),"
         " (select count(*) from removed)"
     ).format(
         newest=newest_versions(view),
+        same=all_equal(view.key_names, "online", "newest"),
         online=view.table,
         upsert=_upsert(view, sql.SQL("newest")),
     )
@@ -249,54 +286,71 @@ def _upsert(view: View, newest: sql.Composable, *, compare: bool = True) -> sql.
     them; without it, every row is taken to be new, as those of a newer as_of are.
     """
     join = sql.SQL(
-        " left join {online} as there on there.user_id = newest.user_id"
+        " left join {online} as there on {same}"
         " where not newest.is_retracted and ("
-        "there.user_id is null"
+        "there.as_of is null"
         " or (there.as_of, coalesce(there.known_at, '-infinity'))"
         " < (newest.as_of, newest.known_at)"
-        " or (there.as_of, there.known_at) = (newest.as_of, newest.known_at) and {differ})"
-    ).format(online=view.table, differ=any_distinct(view.names, "there", "newest"))
-    return sql.SQL(
-        "insert into {online} as online (user_id, {columns}, as_of, known_at, published_at)"
-        " select newest.user_id, {new}, newest.as_of, newest.known_at, now()"
-        " from {newest} as newest{which}"
-        " on conflict (user_id) do update set ({columns}, as_of, known_at, published_at)"
-        " = row({excluded}, excluded.as_of, excluded.known_at, excluded.published_at)"
-        " where (online.as_of, coalesce(online.known_at, '-infinity'))"
-        " <= (excluded.as_of, excluded.known_at)"
+        " or (there.as_of, there.known_at) = (newest.as_of, newest.known_at) and {differ}"
+        " or {ended})"
     ).format(
         online=view.table,
+        same=all_equal(view.key_names, "there", "newest"),
+        differ=any_distinct(view.names, "there", "newest"),
+        ended=superseded("there"),
+    )
+    return sql.SQL(
+        "insert into {online} as online ({keys}, {columns}, as_of, known_at, published_at)"
+        " select {new}, newest.as_of, newest.known_at, now()"
+        " from {newest} as newest{which}"
+        " on conflict ({keys}) do update set ({columns}, as_of, known_at, published_at, pushed_at)"
+        " = row({excluded}, excluded.as_of, excluded.known_at, excluded.published_at, null)"
+        " where (online.as_of, coalesce(online.known_at, '-infinity'))"
+        " <= (excluded.as_of, excluded.known_at) or {ended}"
+    ).format(
+        online=view.table,
+        keys=identifiers(view.key_names),
         columns=identifiers(view.names),
-        new=identifiers(view.names, "newest"),
+        new=identifiers((*view.key_names, *view.names), "newest"),
         excluded=identifiers(view.names, "excluded"),
+        ended=superseded("online"),
         newest=newest,
         which=join if compare else sql.SQL(" where not newest.is_retracted"),
     )
 
 
 def rows_to_write(connection: psycopg.Connection, plan: Plan) -> Iterator[tuple[Any, ...]]:
-    """For other stores: (user_id, as_of, known_at, *features) of what this run writes, streamed."""
+    """For other stores: (*keys, as_of, known_at, *features) of what this run writes, streamed."""
     query = sql.SQL(
-        "select user_id, as_of, known_at, {} from {} as newest where not is_retracted"
-    ).format(identifiers(plan.view.names), newest_versions(plan.view))
+        "select {}, as_of, known_at, {} from {} as newest where not is_retracted"
+    ).format(
+        identifiers(plan.view.key_names), identifiers(plan.view.names), newest_versions(plan.view)
+    )
     return _stream(connection, query, plan)
 
 
-def users_to_remove(connection: psycopg.Connection, plan: Plan) -> Iterator[tuple[str]]:
-    """For other stores: every user that was ever published and is not to be found online.
+def keys_to_remove(connection: psycopg.Connection, plan: Plan) -> Iterator[tuple[Any, ...]]:
+    """For other stores: the keys of every entity that was ever published and is not to be found
+    online.
 
     All of them, not only those who left since: a killed run may have written any of them.
     """
+    keys = identifiers(plan.view.key_names)
     if plan.form == "changes":
-        query = sql.SQL("select user_id from {} as newest where is_retracted").format(
-            newest_versions(plan.view)
+        query = sql.SQL("select {} from {} as newest where is_retracted").format(
+            keys, newest_versions(plan.view)
         )
     else:
         query = sql.SQL(
-            "select distinct user_id from {} as ever where known_at <= %(publication)s"
+            "select distinct {} from {} as ever where known_at <= %(publication)s"
             " and as_of <= greatest(%(as_of)s, %(was)s::timestamptz) and not exists ("
-            "select from {} as newest where newest.user_id = ever.user_id and not is_retracted)"
-        ).format(plan.view.relation, newest_versions(plan.view))
+            "select from {} as newest where {} and not is_retracted)"
+        ).format(
+            keys,
+            plan.view.relation,
+            newest_versions(plan.view),
+            all_equal(plan.view.key_names, "newest", "ever"),
+        )
     return _stream(connection, query, plan)
 
 
@@ -312,6 +366,7 @@ def _stream(
 ) -> Iterator[tuple[Any, ...]]:
     with connection.cursor(name="streamflow_publish") as cursor:
         cursor.itersize = BATCH
+        register_json(cursor.adapters)
         cursor.execute(query, plan.parameters)
         yield from cursor
 

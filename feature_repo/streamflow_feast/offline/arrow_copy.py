@@ -7,6 +7,7 @@ text that reads back to the same double, and both tell an empty string ("") from
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from decimal import Decimal
 
@@ -15,26 +16,33 @@ import pyarrow as pa
 import pyarrow.csv
 from psycopg import sql
 
+from streamflow_feast.dbt.types import MOST_DIGITS, digits
+from streamflow_feast.offline import arrays
+
 BLOCK = 1 << 22  # bytes handed to Arrow's reader at a time
 
-# Postgres type (as pg_type.typname) -> Arrow type, as Feast maps them; timestamps keep their zone.
+# Postgres type, as format_type gives it -> Arrow type; instants keep their zone.
 ARROW_TYPES: dict[str, pa.DataType] = {
-    "bool": pa.bool_(),
-    "int2": pa.int32(),
-    "int4": pa.int32(),
-    "int8": pa.int64(),
-    "float4": pa.float32(),
-    "float8": pa.float64(),
+    "boolean": pa.bool_(),
+    "smallint": pa.int32(),
+    "integer": pa.int32(),
+    "bigint": pa.int64(),
+    "real": pa.float32(),
+    "double precision": pa.float64(),
     "text": pa.string(),
-    "varchar": pa.string(),
-    "bpchar": pa.string(),
+    "character varying": pa.string(),
+    "character": pa.string(),
     "bytea": pa.binary(),
-    "timestamptz": pa.timestamp("us", "UTC"),
-    "timestamp": pa.timestamp("us"),
+    "timestamp with time zone": pa.timestamp("us", "UTC"),
+    "timestamp without time zone": pa.timestamp("us"),
     "date": pa.date32(),
     "uuid": pa.string(),  # its canonical text, which is all that there is to it
+    "jsonb": pa.large_string(),  # Postgres's own text
+    "text[]": pa.list_(pa.string()),
+    "bigint[]": pa.list_(pa.int64()),
+    "double precision[]": pa.list_(pa.float64()),
+    "boolean[]": pa.list_(pa.bool_()),
 }
-MOST_DIGITS = 76  # of Arrow's widest decimal
 # Of a numeric without declared digits; what is read has as many as its values need.
 ANY_DECIMAL = pa.decimal256(MOST_DIGITS, MOST_DIGITS // 2)
 POSTGRES_TYPES = {
@@ -53,33 +61,32 @@ POSTGRES_TYPES = {
 }
 
 
-def arrow_type(column: str, postgres_type: str, modifier: int = -1) -> pa.DataType:
-    """Arrow type of a Postgres column; `modifier` is its typmod, for numeric(precision, scale).
+def arrow_type(column: str, postgres_type: str) -> pa.DataType:
+    """Arrow type of a Postgres column, by what format_type says of it.
 
     Raises:
         TypeError: the type has no exact counterpart; names the column and the types that do.
     """
-    if postgres_type == "numeric":
-        return _decimal(column, modifier)
+    if postgres_type.startswith("numeric") and not postgres_type.endswith("[]"):
+        return _decimal(column, postgres_type)
     try:
-        return ARROW_TYPES[postgres_type]
+        return ARROW_TYPES[re.sub(r"\(\d+\)", "", postgres_type)]
     except KeyError:
-        known = "boolean, integer, bigint, real, double precision, text, date, timestamptz"
         raise TypeError(
             f"column {column} is a {postgres_type}, which a training set cannot hold exactly: "
-            f"cast it to one of {known}"
+            f"cast it to one of {', '.join(ARROW_TYPES)}, numeric"
         ) from None
 
 
-def _decimal(column: str, modifier: int) -> pa.DataType:
+def _decimal(column: str, postgres_type: str) -> pa.DataType:
     """The decimal of numeric(precision, scale)."""
-    if modifier < 0:
+    if postgres_type == "numeric":
         return ANY_DECIMAL
-    precision, scale = (modifier - 4) >> 16 & 0xFFFF, ((modifier - 4 & 0x7FF) ^ 1024) - 1024
-    if precision > MOST_DIGITS or not 0 <= scale <= precision:
+    precision, scale = digits(postgres_type) or (MOST_DIGITS + 1, 0)
+    if not 0 <= scale <= precision <= MOST_DIGITS:
         raise TypeError(
-            f"column {column} is numeric({precision}, {scale}), which no decimal of at most "
-            f"{MOST_DIGITS} digits holds exactly: cast it to a narrower one"
+            f"column {column} is {postgres_type}, which no decimal of at most {MOST_DIGITS} "
+            "digits holds exactly: cast it to a narrower one"
         )
     return pa.decimal128(precision, scale) if precision <= 38 else pa.decimal256(precision, scale)
 
@@ -92,6 +99,8 @@ def postgres_type(column: str, kind: pa.DataType) -> str:
         return postgres_type(column, kind.value_type)
     if pa.types.is_decimal(kind):
         return f"numeric({kind.precision}, {kind.scale})"
+    if pa.types.is_list(kind):
+        return f"{postgres_type(column, kind.value_type)}[]"
     try:
         return POSTGRES_TYPES[kind]
     except KeyError:
@@ -148,7 +157,7 @@ def read(connection: psycopg.Connection, query: sql.Composable, schema: pa.Schem
         if not rows.peek():
             return schema.empty_table()
         # What Arrow's reader does not take from a CSV (of decimals, only some).
-        texts = [f for f in schema if pa.types.is_binary(f.type) or pa.types.is_decimal(f.type)]
+        texts = [f for f in schema if _is_read_here(f.type)]
         wire = {f.name: pa.string() if f in texts else f.type for f in schema}
         table = pa.csv.read_csv(
             pa.PythonFile(rows, mode="r"),
@@ -164,10 +173,19 @@ def read(connection: psycopg.Connection, query: sql.Composable, schema: pa.Schem
             ),
         )
     for field in texts:
-        read = _bytes if pa.types.is_binary(field.type) else _decimals
-        column = read(field, table.column(field.name).to_pylist())
+        sent = table.column(field.name)
+        if pa.types.is_list(field.type):
+            column = arrays.read(field, sent)
+        elif pa.types.is_binary(field.type):
+            column = _bytes(field, sent.to_pylist())
+        else:
+            column = _decimals(field, sent.to_pylist())
         table = table.set_column(schema.names.index(field.name), field.name, column)
     return table
+
+
+def _is_read_here(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_decimal(kind) or pa.types.is_list(kind)
 
 
 def _bytes(field: pa.Field, texts: list[str | None]) -> pa.Array:
@@ -199,6 +217,9 @@ def write(
     for i, field in enumerate(table.schema):
         if pa.types.is_binary(field.type):
             values = [v if v is None else "\\x" + v.hex() for v in table.column(i).to_pylist()]
+            table = table.set_column(i, field.name, pa.array(values, pa.string()))
+        elif pa.types.is_list(field.type):
+            values = [arrays.write(v) for v in table.column(i).to_pylist()]
             table = table.set_column(i, field.name, pa.array(values, pa.string()))
     command = sql.SQL("copy {} ({}) from stdin (format csv)").format(
         into, sql.SQL(", ").join(map(sql.Identifier, columns))

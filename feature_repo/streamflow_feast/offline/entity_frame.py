@@ -8,7 +8,8 @@ that became known a nanosecond later must not be seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
+from uuid import UUID
 
 import pandas as pd
 import psycopg
@@ -72,16 +73,15 @@ def from_query(connection: psycopg.Connection, query: str) -> pa.Table:
     try:
         described = connection.execute(wrapped + sql.SQL(" limit 0"), binary=True)
         columns = described.description or []
-        names: dict[int, str] = dict(
-            connection.execute(
-                "select oid, typname from pg_type where oid = any(%s)",
-                [[column.type_code for column in columns]],
-            ).fetchall()
-        )
+        types = connection.execute(
+            "select format_type(of, modifier) from unnest(%s::oid[], %s::int[])"
+            " with ordinality as described (of, modifier, place) order by place",
+            [[column.type_code for column in columns], _modifiers(described)],
+        ).fetchall()
         schema = pa.schema(
             [
-                (column.name, arrow_copy.arrow_type(column.name, names[column.type_code], modifier))
-                for column, modifier in zip(columns, _modifiers(described), strict=True)
+                (column.name, arrow_copy.arrow_type(column.name, kind))
+                for column, (kind,) in zip(columns, types, strict=True)
             ]
         )
         if len(set(schema.names)) < len(schema.names):
@@ -122,18 +122,19 @@ def instant_column(frame: pa.Table) -> str:
     )
 
 
-def checked(frame: pa.Table, instants: str, keys: Iterable[str]) -> pa.Table:
-    """The frame with its instants in UTC and its keys as text.
+def checked(frame: pa.Table, instants: str, keys: Mapping[str, str]) -> pa.Table:
+    """The frame with its instants in UTC and its keys as their types say.
 
     Raises:
-        EntityFrameError: a key column is missing or no text, or a key or an instant is null.
+        EntityFrameError: a key column is missing or of another type, or a key or an instant is
+            null.
     """
     columns = {name: frame.column(name) for name in frame.column_names}
     columns[instants] = _instants(instants, columns[instants])
-    for key in keys:
+    for key, kind in keys.items():
         if key not in columns:
             raise EntityFrameError(f"entity frame: no column {key} (columns: {', '.join(columns)})")
-        columns[key] = _text_key(key, columns[key])
+        columns[key] = KEYS[kind](key, columns[key])
     for name in (instants, *keys):
         if count := columns[name].null_count:
             row = pc.index(pc.is_null(columns[name]), True).as_py()
@@ -145,7 +146,7 @@ def checked(frame: pa.Table, instants: str, keys: Iterable[str]) -> pa.Table:
 
 
 def _text_key(key: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The ids of an entity whose key is text. (One with a bigint key would take integers.)"""
+    """The ids of an entity whose key is text."""
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
     if isinstance(values.type, pa.UuidType):
@@ -163,20 +164,62 @@ def _text_key(key: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
     return values
 
 
+def _integer_key(key: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The ids of an entity whose key is bigint."""
+    if not pa.types.is_integer(values.type) and not pa.types.is_null(values.type) and len(values):
+        raise EntityFrameError(
+            f"entity frame: column {key} holds {_shown(values)}; ids are integers: "
+            f".astype('Int64'), or in SQL {key}::bigint"
+        )
+    try:
+        return values.cast(pa.int64())
+    except pa.ArrowInvalid as error:
+        raise EntityFrameError(
+            f"entity frame: column {key} has an id that is no bigint ({error})"
+        ) from None
+
+
+def _uuid_key(key: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The ids of an entity whose key is uuid, as canonical text."""
+    if not len(values) or pa.types.is_null(values.type):
+        return values.cast(pa.string())
+    if not (isinstance(values.type, pa.UuidType) or _is_text(values.type)):
+        raise EntityFrameError(
+            f"entity frame: column {key} holds {_shown(values)}; ids are uuids or their text"
+        )
+    found = []
+    for row, value in enumerate(values.to_pylist()):
+        try:
+            found.append(None if value is None else str(UUID(str(value))))
+        except ValueError:
+            raise EntityFrameError(
+                f"entity frame: column {key} has no uuid in row {row} ({value!r})"
+            ) from None
+    return pa.chunked_array([found], pa.string())
+
+
+KEYS = {"text": _text_key, "bigint": _integer_key, "uuid": _uuid_key}
+
+
 def _no_text(key: str, values: pa.ChunkedArray) -> str:
     """What is wrong with a column of a text key that holds something else.
 
     Nothing is cast here: 7 could be the user "7" or "007", and only the caller can know.
     """
-    present = pc.indices_nonzero(pc.is_valid(values)).to_pylist()
-    shown = ", ".join(f"row {row}: {values[row].as_py()!r}" for row in present[:3])
-    more = f" and {len(present) - 3:,} more rows" if len(present) > 3 else ""
     remedy = f"ids are text: .astype(str), or in SQL {key}::text"
     if pa.types.is_integer(values.type):
         remedy += "; for ids with leading zeros .astype(str).str.zfill(width), as 7 is not '007'"
     elif pa.types.is_floating(values.type):
         remedy = "ids are text; integers beside nulls: .astype('Int64').astype(str)"
-    return f"entity frame: column {key} holds {values.type} ({shown}{more}); {remedy}"
+    return f"entity frame: column {key} holds {_shown(values)}; {remedy}"
+
+
+def _shown(values: pa.ChunkedArray) -> str:
+    """A column's type and its first values."""
+    present = pc.indices_nonzero(pc.is_valid(values)).to_pylist()
+    shown = ", ".join(f"row {row}: {values[row].as_py()!r}" for row in present[:3])
+    more = f" and {len(present) - 3:,} more rows" if len(present) > 3 else ""
+    return f"{values.type} ({shown}{more})"
 
 
 def _instants(name: str, values: pd.Series | pa.ChunkedArray) -> pa.ChunkedArray:

@@ -15,6 +15,8 @@ from datetime import datetime, timedelta
 
 from psycopg import sql
 
+from streamflow_feast.dbt.types import CUT
+
 FRAME = sql.Identifier("entity_frame")
 ROW, INSTANT = "row_number", "instant"
 RECENT = timedelta(days=32)  # with monthly, weekly and daily features nearly every answer is here
@@ -44,18 +46,34 @@ class Bounds:
     not_before: datetime | None = None
 
 
-def frame_keys(views: Sequence[View]) -> list[str]:
-    """Join keys that the entity frame must hold, each once, in order of first use."""
-    return list(dict.fromkeys(key for view in views for key in view.keys.values()))
+def frame_keys(views: Sequence[View]) -> dict[str, str]:
+    """Join keys that the entity frame must hold, with their types, in order of first use.
+
+    Raises:
+        ValueError: two views need one of them as different types.
+    """
+    found: dict[str, str] = {}
+    for view in views:
+        for column, key in view.keys.items():
+            kind = view.types.get(column, "text")
+            if found.setdefault(key, kind) != kind:
+                raise ValueError(
+                    f"{key} is {kind} in {view.name} and {found[key]} in another view of the "
+                    "request: ask for them one after the other"
+                )
+    return found
 
 
-def create_frame(key_columns: Sequence[str]) -> sql.Composed:
-    """The temporary table of the entity rows; gone with the transaction."""
+def create_frame(key_types: Sequence[str]) -> sql.Composed:
+    """The temporary table of the entity rows; gone with the transaction. `key_types` are those of
+    `frame_keys`, in their order."""
     return sql.SQL("create temporary table {} ({} bigint, {} timestamptz{}) on commit drop").format(
         FRAME,
         sql.Identifier(ROW),
         sql.Identifier(INSTANT),
-        sql.SQL("").join(sql.SQL(", {} text").format(sql.Identifier(c)) for c in key_columns),
+        sql.SQL("").join(
+            sql.SQL(", {} {}").format(_key(i), sql.SQL(kind)) for i, kind in enumerate(key_types)
+        ),
     )
 
 
@@ -70,7 +88,7 @@ def join(views: Sequence[View], bounds: Bounds) -> sql.Composed:
     In order of the keys, not of the frame: neighbours then find their pages in the cache, which
     halves the time of a frame in random order.
     """
-    keys = frame_keys(views)
+    keys = list(frame_keys(views))
     columns = [sql.SQL("e.{}").format(sql.Identifier(ROW))]
     columns += _features(views)
     order = [*(_key(i) for i in range(len(keys))), sql.Identifier(INSTANT)]
@@ -92,7 +110,7 @@ def between(views: Sequence[View], start: datetime, end: datetime, bounds: Bound
     Raises:
         ValueError: the views have different keys.
     """
-    keys = frame_keys(views)
+    keys = list(frame_keys(views))
     for view in views:
         if set(view.keys.values()) != set(keys):
             raise ValueError(
@@ -105,7 +123,7 @@ def between(views: Sequence[View], start: datetime, end: datetime, bounds: Bound
             sql.SQL("{} as event_timestamp").format(sql.Identifier(view.timestamp)),
             sql.SQL("{} as created_timestamp").format(sql.Identifier(view.created)),
             *_renamed(view.keys),
-            *_renamed(view.features),
+            *(_feature(view, c, name, sql.Identifier(c)) for c, name in view.features.items()),
         ]
         return sql.SQL("select {} from {} v order by {}, {}").format(
             sql.SQL(", ").join(columns),
@@ -231,10 +249,16 @@ def _known(view: View, bounds: Bounds) -> sql.Composable:
 
 def _features(views: Sequence[View]) -> list[sql.Composed]:
     return [
-        sql.SQL("v{}.{} as {}").format(sql.SQL(str(i)), sql.Identifier(c), sql.Identifier(name))
+        _feature(view, column, name, sql.Identifier(f"v{i}", column))
         for i, view in enumerate(views)
-        for c, name in view.features.items()
+        for column, name in view.features.items()
     ]
+
+
+def _feature(view: View, column: str, name: str, value: sql.Composable) -> sql.Composed:
+    """A feature as Feast has it, under its name in the result."""
+    cut = CUT.get(view.types.get(column, ""), "{0}")
+    return sql.SQL("{} as {}").format(sql.SQL(cut).format(value), sql.Identifier(name))
 
 
 def _renamed(columns: dict[str, str]) -> list[sql.Composed]:

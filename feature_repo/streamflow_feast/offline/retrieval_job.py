@@ -50,14 +50,15 @@ NULLABLE: dict[pa.DataType, Any] = {
 
 
 class StreamflowRetrievalJob(PostgreSQLRetrievalJob):
-    """Reads features for a checked entity frame (with the names of its columns), or of a range."""
+    """Reads features for a checked entity frame (with the name of its instants, and its join keys
+    with their types), or of a range."""
 
     def __init__(
         self,
         config: RepoConfig,
         query: sql.Composed,
         schema: pa.Schema,
-        frame: tuple[pa.Table, str, list[str]] | None,
+        frame: tuple[pa.Table, str, dict[str, str]] | None,
         full_feature_names: bool,
         on_demand_feature_views: list[OnDemandFeatureView] | None = None,
         metadata: RetrievalMetadata | None = None,
@@ -79,7 +80,7 @@ class StreamflowRetrievalJob(PostgreSQLRetrievalJob):
                 pa.array(np.arange(len(frame))),
                 *(frame.column(name) for name in (instants, *keys)),
             ],
-            names=point_in_time.key_columns(keys),
+            names=point_in_time.key_columns(list(keys)),
         )
         count = min(store.connections, 1 + len(rows) // ROWS_A_CONNECTION)
         share = -(-len(rows) // count)
@@ -88,7 +89,13 @@ class StreamflowRetrievalJob(PostgreSQLRetrievalJob):
             _share_snapshot(connections)
             pool = stack.enter_context(ThreadPoolExecutor(count))
             parts = [
-                pool.submit(self._look_up, connection, rows.slice(n * share, share), timeout)
+                pool.submit(
+                    self._look_up,
+                    connection,
+                    rows.slice(n * share, share),
+                    list(keys.values()),
+                    timeout,
+                )
                 for n, connection in enumerate(connections)
             ]
             try:
@@ -100,12 +107,16 @@ class StreamflowRetrievalJob(PostgreSQLRetrievalJob):
         return _beside(frame, found)
 
     def _look_up(
-        self, connection: psycopg.Connection, rows: pa.Table, timeout: int | None
+        self,
+        connection: psycopg.Connection,
+        rows: pa.Table,
+        key_types: list[str],
+        timeout: int | None,
     ) -> pa.Table:
         """The features of some rows of the frame."""
         _prepare(connection, timeout)
         # On this connection only, dropped with the transaction: it cannot be left behind.
-        connection.execute(point_in_time.create_frame(rows.column_names[2:]))
+        connection.execute(point_in_time.create_frame(key_types))
         arrow_copy.write(connection, rows, point_in_time.FRAME, rows.column_names)
         return arrow_copy.read(connection, self._query, self._schema)
 

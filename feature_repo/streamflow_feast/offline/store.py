@@ -41,12 +41,13 @@ from streamflow_feast import (
     pickling,  # noqa: F401
 )
 from streamflow_feast.connections import DatabaseUnreachable
+from streamflow_feast.dbt.types import digits
 from streamflow_feast.offline import arrow_copy, effective_sources, entity_frame, point_in_time
 from streamflow_feast.offline.point_in_time import Bounds, View
 from streamflow_feast.offline.retrieval_job import StreamflowRetrievalJob
 from streamflow_feast.offline.time_range import date_range
 from streamflow_feast.provider import offline_refused
-from streamflow_feast.views import TYPE_NAMES
+from streamflow_feast.views import type_of
 
 SCHEMA = "published"
 HISTORY = "features"
@@ -160,7 +161,7 @@ class StreamflowOfflineStore(PostgreSQLOfflineStore):
             start, end = asked
             query = point_in_time.between(views, start, end, bounds)
             schema = _range_schema(views, keys)
-            frame_columns = keys
+            frame_columns = list(keys)
         else:
             instants = entity_frame.instant_column(frame)
             frame = entity_frame.checked(frame, instants, keys)
@@ -241,9 +242,8 @@ def _versioned_columns(connection: psycopg.Connection, source: DataSource) -> di
     columns: dict[str, str] = dict(
         connection.execute(
             """
-            select attname, typname
+            select attname, format_type(atttypid, atttypmod)
             from pg_attribute
-            join pg_type on pg_type.oid = atttypid
             where attrelid = to_regclass(%s) and attnum > 0 and not attisdropped
             """,
             [table],
@@ -255,13 +255,19 @@ def _versioned_columns(connection: psycopg.Connection, source: DataSource) -> di
 
 
 def _column_types(connection: psycopg.Connection, view: FeatureView) -> dict[str, str]:
-    """Column -> pg_type.typname of a versioned view; empty for any other.
+    """Column -> Postgres type of a versioned view; empty for any other.
 
-    In HISTORY a column may have been widened since: it reads as the type that the view declares.
+    As the view declares them: in HISTORY a column may have been widened since, and a published
+    view may show a numeric(12,2) as numeric.
     """
     types = _versioned_columns(connection, view.batch_source)
-    if types and view.batch_source.get_table_query_string().startswith(f"{HISTORY}."):
-        types |= {field.name: TYPE_NAMES[field.dtype] for field in view.features}
+    if not types:
+        return {}
+    declared = {field.name: type_of(field) for field in (*view.features, *view.entity_columns)}
+    history = view.batch_source.get_table_query_string().startswith(f"{HISTORY}.")
+    for name, kind in declared.items():
+        if kind and name in types and (history or (digits(kind) and types[name] == "numeric")):
+            types[name] = kind
     return types
 
 
@@ -302,11 +308,15 @@ def _feature_fields(views: list[View]) -> list[pa.Field]:
     ]
 
 
-def _range_schema(views: list[View], keys: list[str]) -> pa.Schema:
+def _range_schema(views: list[View], keys: dict[str, str]) -> pa.Schema:
     instants = ["event_timestamp", *(["created_timestamp"] if len(views) == 1 else [])]
     fields = [pa.field(name, entity_frame.UTC) for name in instants]
     return pa.schema(
-        [*fields, *(pa.field(key, pa.string()) for key in keys), *_feature_fields(views)]
+        [
+            *fields,
+            *(pa.field(key, arrow_copy.arrow_type(key, kind)) for key, kind in keys.items()),
+            *_feature_fields(views),
+        ]
     )
 
 

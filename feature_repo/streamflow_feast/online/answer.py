@@ -6,101 +6,138 @@ view's ttl is OUTSIDE_MAX_AGE, without its value, as in a training set.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from feast import FeatureView
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnlineFeaturesResponse
-from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
-from feast.utils import _get_entity_key_protos, _get_unique_entities
 from google.protobuf.timestamp_pb2 import Timestamp  # type: ignore[import-untyped]
 
-from streamflow_feast.online.read import split_row, status
+from streamflow_feast.kinds import to_value
+from streamflow_feast.online.read import Lookup, split_row, status
 from streamflow_feast.tables import View
-from streamflow_feast.views import from_value, to_value, view_of
+from streamflow_feast.views import view_of
 
 
-class UserIdError(ValueError):
-    """An id that nobody can have."""
+class JoinKeyError(ValueError):
+    """A join key that is missing in a request, or a value that none can have."""
 
 
 class Asked(NamedTuple):
-    """One feature view's part of a request; `rows` are the places of each user in the answer."""
+    """One feature view's part of a request."""
 
     table: FeatureView
     view: View
-    features: list[str]
-    user_ids: list[str | None]
-    rows: Sequence[list[int]]
+    lookup: Lookup
+
+
+class Request(NamedTuple):
+    """What a request asks: `columns` of join keys with their types, the distinct `keys` as one list
+    of values a column, and for each of them its `places` among the `length` rows of the answer."""
+
+    asked: list[Asked]
+    columns: dict[str, str]
+    keys: list[list[Any]]
+    places: list[list[int]]
     length: int
 
 
-def user_id_of(key: EntityKey) -> str | None:
-    """The key's user_id; None for a null, which is nobody's."""
-    value = from_value(key.entity_values[0])
-    if value is None:
+def key_value(key: str, kind: str, value: Value) -> Any:
+    """A join key's value; None for a null, which is nobody's.
+
+    Raises:
+        JoinKeyError: no entity can have it.
+    """
+    found = getattr(value, field) if (field := value.WhichOneof("val")) else None
+    if found is None or field == "null_val":
         return None
-    if "\0" in str(value):
-        raise UserIdError(f"user_id {str(value)!r} has a NUL character, which no id can have")
-    return str(value)
+    try:
+        if kind == "bigint":
+            if not isinstance(found, int) or not -(2**63) <= found < 2**63:
+                raise ValueError
+            return found
+        if kind == "uuid":
+            return UUID(found)
+    except (ValueError, AttributeError, TypeError):
+        raise JoinKeyError(f"{key} {found!r} is no {kind}") from None
+    if "\0" in str(found):
+        raise JoinKeyError(f"{key} {str(found)!r} has a NUL character, which no id can have")
+    return str(found)
 
 
-def asked_for(grouped_refs: list, join_key_values: dict, join_keys: dict) -> list[Asked]:
-    """The parts of a request as Feast groups them."""
-    asked = []
+def asked_for(grouped_refs: list, join_key_values: dict) -> Request:
+    """A request as Feast groups it, with every distinct row of join keys once.
+
+    Raises:
+        JoinKeyError: a join key of one of the views is missing, or a value that none can have.
+    """
+    asked: list[Asked] = []
+    columns: dict[str, str] = {}
     for table, features in grouped_refs:
-        entities, rows, length = _get_unique_entities(table, join_key_values, join_keys)
-        user_ids = [user_id_of(key) for key in _get_entity_key_protos(entities)]
-        asked.append(Asked(table, view_of(table), list(features), user_ids, rows, length))
-    return asked
-
-
-def together(asked: list[Asked]) -> tuple[dict[str, list[str]], list[str | None]]:
-    """The arguments of one statement. All views have the one entity, so the same users; a view
-    asked for under two aliases is read once, with the features of both."""
-    views: dict[str, list[str]] = {}
-    for part in asked:
-        features = views.setdefault(part.view.name, [])
-        features += [name for name in part.features if name not in features]
-    return views, asked[0].user_ids
+        view, renamed = view_of(table), table.projection.join_key_map
+        keys = {key: renamed.get(key, key) for key in view.key_names}
+        for key, kind in view.keys:
+            if keys[key] not in join_key_values:
+                raise JoinKeyError(
+                    f"{keys[key]} is missing in the request; {view.name} is found by "
+                    f"{', '.join(keys.values())}, and the request has "
+                    f"{', '.join(join_key_values) or 'no join key'}"
+                )
+            columns[keys[key]] = kind
+        asked.append(Asked(table, view, Lookup(view.name, keys, list(features))))
+    rows = zip(
+        *(
+            [key_value(column, kind, value) for value in join_key_values[column]]
+            for column, kind in columns.items()
+        ),
+        strict=True,
+    )
+    places: dict[tuple[Any, ...], list[int]] = {}
+    length = 0
+    for row in rows:
+        places.setdefault(row, []).append(length)
+        length += 1
+    keys_of = [list(column) for column in zip(*places, strict=True)] or [[] for _ in columns]
+    return Request(asked, columns, keys_of, list(places.values()), length)
 
 
 def fill(
     response: GetOnlineFeaturesResponse,
-    asked: list[Asked],
+    request: Request,
     rows: list[tuple[Any, ...]],
     full_feature_names: bool,
     with_versions: bool,
 ) -> None:
     """Put values, statuses and event timestamps into Feast's response, a column a feature."""
-    views = together(asked)[0] if asked else {}
-    vectors = [dict(zip(views, split_row(row, views), strict=True)) for row in rows]
+    lookups = [part.lookup for part in request.asked]
+    vectors = [split_row(row, lookups) for row in rows]
     now = datetime.now(timezone.utc)
-    for part in asked:
+    for number, part in enumerate(request.asked):
         projection, kinds = part.table.projection, dict(part.view.columns)
         prefix = f"{projection.name_to_use()}__" if full_feature_names else ""
-        response.metadata.feature_names.val.extend(prefix + name for name in part.features)
+        features = part.lookup.features
+        response.metadata.feature_names.val.extend(prefix + name for name in features)
         if with_versions:
             name = projection.name_alias or projection.name
             if name not in [known.name for known in response.metadata.feature_view_metadata]:
                 version = getattr(part.table, "current_version_number", 0) or 0
                 response.metadata.feature_view_metadata.add(name=name, version=version)
-        stamps = [_timestamp(vector[part.view.name].as_of) for vector in vectors]
-        for feature in part.features:
-            place = views[part.view.name].index(feature)
-            values = [Value()] * part.length
-            statuses = [FieldStatus.NOT_FOUND] * part.length
-            times = [Timestamp()] * part.length
-            for vector, stamp, destinations in zip(vectors, stamps, part.rows, strict=True):
-                row = vector[part.view.name]
+        stamps = [_timestamp(vector[number].as_of) for vector in vectors]
+        for place, feature in enumerate(features):
+            values = [Value()] * request.length
+            statuses = [FieldStatus.NOT_FOUND] * request.length
+            times = [Timestamp()] * request.length
+            for vector, stamp, destinations in zip(vectors, stamps, request.places, strict=True):
+                row = vector[number]
                 value = row.values[place]
                 found = status(value, row.as_of, part.view.ttl, now)
                 if found.name != "PRESENT":
                     value = None
+                answered = to_value(kinds[feature], value)
                 for destination in destinations:
-                    values[destination] = to_value(kinds[feature], value)
+                    values[destination] = answered
                     statuses[destination] = FieldStatus.Value(found.name)
                     times[destination] = stamp
             response.results.add(values=values, statuses=statuses, event_timestamps=times)

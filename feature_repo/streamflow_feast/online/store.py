@@ -1,4 +1,4 @@
-"""Feast's online store on typed tables: one row a user and view in schema `online`.
+"""Feast's online store on typed tables: one row an entity and view in schema `online`.
 
 What differs from Feast's own Postgres store, and why: `docs/stock-feast.md`.
 """
@@ -27,19 +27,21 @@ from streamflow_feast import (
     connections,
     pickling,  # noqa: F401
 )
+from streamflow_feast.kinds import from_value, register_json, to_value
 from streamflow_feast.online import loop_connections
 from streamflow_feast.online import tables as online_tables
-from streamflow_feast.online.answer import Asked, asked_for, fill, together, user_id_of
-from streamflow_feast.online.read import Vector, select_vectors, split_row
+from streamflow_feast.online.answer import asked_for, fill, key_value
+from streamflow_feast.online.read import Lookup, select_vectors
 from streamflow_feast.tables import View, identifiers
-from streamflow_feast.views import from_value, to_value, view_of
+from streamflow_feast.views import view_of
 
 Row = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 FeatureRow = tuple[datetime | None, dict[str, Value] | None]
+MISMATCH = (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn)
 
 
 class OnlineStoreError(RuntimeError):
-    """An online table or column is missing, or a row has no user_id; says what to do."""
+    """An online table or column is missing, or a row lacks a join key; says what to do."""
 
 
 class StreamflowOnlineStoreConfig(FeastConfigBaseModel):
@@ -68,11 +70,10 @@ class StreamflowOnlineStore(OnlineStore):
         entity_keys: list[EntityKey],
         requested_features: list[str] | None = None,
     ) -> list[FeatureRow]:
-        """(as_of, values) a key in the order asked; (None, None) for a user without a row."""
+        """(as_of, values) a key in the order asked; (None, None) for an entity without a row."""
         view, features = view_of(table), requested_features or view_of(table).names
-        asked = {view.name: list(features)}
-        rows = self._fetch(config, asked, [user_id_of(key) for key in entity_keys])
-        return [_feature_row(view, features, split_row(row, asked)[0]) for row in rows]
+        rows = self._fetch(config, *_of_keys(view, features, entity_keys))
+        return [_feature_row(view, features, row) for row in rows]
 
     async def online_read_async(
         self,
@@ -83,9 +84,8 @@ class StreamflowOnlineStore(OnlineStore):
     ) -> list[FeatureRow]:
         """As online_read."""
         view, features = view_of(table), requested_features or view_of(table).names
-        asked = {view.name: list(features)}
-        rows = await self._fetch_async(config, asked, [user_id_of(key) for key in entity_keys])
-        return [_feature_row(view, features, split_row(row, asked)[0]) for row in rows]
+        rows = await self._fetch_async(config, *_of_keys(view, features, entity_keys))
+        return [_feature_row(view, features, row) for row in rows]
 
     def _read_features_per_fv(
         self,
@@ -98,11 +98,11 @@ class StreamflowOnlineStore(OnlineStore):
         include_feature_view_version_metadata: bool,
     ) -> None:
         """Feast's hook for stores that read several views together."""
-        asked = asked_for(grouped_refs, join_key_values, entity_name_to_join_key_map)
-        _require_same_users(asked)
-        rows = self._fetch(config, *together(asked)) if asked else []
+        request = asked_for(grouped_refs, join_key_values)
+        lookups = [part.lookup for part in request.asked]
+        rows = self._fetch(config, lookups, request.columns, request.keys) if lookups else []
         fill(
-            online_features_response, asked, rows, full_feature_names,
+            online_features_response, request, rows, full_feature_names,
             include_feature_view_version_metadata,
         )  # fmt: skip
 
@@ -116,38 +116,54 @@ class StreamflowOnlineStore(OnlineStore):
         full_feature_names: bool,
         include_feature_view_version_metadata: bool,
     ) -> None:
-        asked = asked_for(grouped_refs, join_key_values, entity_name_to_join_key_map)
-        _require_same_users(asked)
-        rows = await self._fetch_async(config, *together(asked)) if asked else []
+        request = asked_for(grouped_refs, join_key_values)
+        lookups = [part.lookup for part in request.asked]
+        rows = (
+            await self._fetch_async(config, lookups, request.columns, request.keys)
+            if lookups
+            else []
+        )
         fill(
-            online_features_response, asked, rows, full_feature_names,
+            online_features_response, request, rows, full_feature_names,
             include_feature_view_version_metadata,
         )  # fmt: skip
 
     def _fetch(
-        self, config: RepoConfig, asked: dict[str, list[str]], user_ids: list[str | None]
+        self,
+        config: RepoConfig,
+        lookups: Sequence[Lookup],
+        columns: dict[str, str],
+        keys: list[list[Any]],
     ) -> list[tuple[Any, ...]]:
-        query = select_vectors(asked)
+        query = select_vectors(lookups, columns)
+
+        def work(connection: psycopg.Connection) -> list[tuple[Any, ...]]:
+            with connection.cursor(binary=True) as cursor:
+                register_json(cursor.adapters)
+                return cursor.execute(query, keys).fetchall()
+
         try:
-            return connections.read(
-                Database(),
-                lambda connection: connection.execute(query, [user_ids], binary=True).fetchall(),
-                serving=_serving(config),
-            )
-        except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as missing:
+            return connections.read(Database(), work, serving=_serving(config))
+        except MISMATCH as missing:
             raise _missing(missing) from missing
 
     async def _fetch_async(
-        self, config: RepoConfig, asked: dict[str, list[str]], user_ids: list[str | None]
+        self,
+        config: RepoConfig,
+        lookups: Sequence[Lookup],
+        columns: dict[str, str],
+        keys: list[list[Any]],
     ) -> list[tuple[Any, ...]]:
-        query = select_vectors(asked)
+        query = select_vectors(lookups, columns)
 
         async def work(connection: psycopg.AsyncConnection) -> list[tuple[Any, ...]]:
-            return await (await connection.execute(query, [user_ids], binary=True)).fetchall()
+            async with connection.cursor(binary=True) as cursor:
+                register_json(cursor.adapters)
+                return await (await cursor.execute(query, keys)).fetchall()
 
         try:
             return await loop_connections.read(Database(), work, serving=_serving(config))
-        except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as missing:
+        except MISMATCH as missing:
             raise _missing(missing) from missing
 
     async def close(self) -> None:
@@ -163,10 +179,10 @@ class StreamflowOnlineStore(OnlineStore):
         data: list[Row],
         progress: Callable[[int], Any] | None,
     ) -> None:
-        """Write pushed rows. A row older than the one online, by (event, created), is left out.
+        """Write pushed rows, marked as such. One that is older than the row online, by (event,
+        created), is left out; see docs/decisions/0112-pushed-rows.md for how long one stays.
 
-        A row without a created timestamp replaces one of its as_of, until that as_of is published
-        again.
+        A row without a created timestamp replaces one of its as_of.
         """
         view = view_of(table)
         try:
@@ -175,7 +191,7 @@ class StreamflowOnlineStore(OnlineStore):
                 connection.cursor() as cursor,
             ):
                 cursor.executemany(_upsert(view), [_parameters(view, row) for row in data])
-        except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as missing:
+        except MISMATCH as missing:
             raise _missing(missing) from missing
         if progress:
             progress(len(data))
@@ -238,12 +254,17 @@ def _serving(config: RepoConfig) -> bool:
     return bool(getattr(config.online_store, "serving", False))
 
 
-def _require_same_users(asked: Sequence[Asked]) -> None:
-    if any(part.user_ids != asked[0].user_ids for part in asked):
-        raise OnlineStoreError(
-            "The views of this request are joined to different users (with_join_key_map), which "
-            "is not supported. Ask for them one after the other."
-        )
+def _of_keys(
+    view: View, features: Sequence[str], entity_keys: Sequence[EntityKey]
+) -> tuple[list[Lookup], dict[str, str], list[list[Any]]]:
+    """What `_fetch` takes, for the rows of one view."""
+    given = [dict(zip(key.join_keys, key.entity_values, strict=True)) for key in entity_keys]
+    keys = [
+        [key_value(name, kind, values.get(name, Value())) for values in given]
+        for name, kind in view.keys
+    ]
+    own = {name: name for name in view.key_names}
+    return [Lookup(view.name, own, list(features))], dict(view.keys), keys
 
 
 def _missing(error: psycopg.Error) -> OnlineStoreError:
@@ -253,46 +274,50 @@ def _missing(error: psycopg.Error) -> OnlineStoreError:
     )
 
 
-def _feature_row(view: View, features: Sequence[str], vector: Vector) -> FeatureRow:
-    if vector.as_of is None:
+def _feature_row(view: View, features: Sequence[str], row: Sequence[Any]) -> FeatureRow:
+    as_of, _, *values = row
+    if as_of is None:
         return None, None
     kinds = dict(view.columns)
-    return vector.as_of, {
-        name: to_value(kinds[name], value)
-        for name, value in zip(features, vector.values, strict=True)
+    return as_of, {
+        name: to_value(kinds[name], value) for name, value in zip(features, values, strict=True)
     }
 
 
 def _upsert(view: View) -> sql.Composed:
+    placeholders = [sql.Placeholder(str(n)) for n in range(len(view.keys) + len(view.names))]
     return sql.SQL(
-        "insert into {online} as online (user_id, {columns}, as_of, known_at, published_at)"
-        " values (%(0)s, {values}, %(as_of)s, %(known_at)s, clock_timestamp())"
-        " on conflict (user_id) do update set ({columns}, as_of, known_at, published_at)"
-        " = row({excluded}, excluded.as_of, excluded.known_at, excluded.published_at)"
+        "insert into {online} as online ({columns}, as_of, known_at, published_at, pushed_at)"
+        " values ({values}, %(as_of)s, %(known_at)s, clock_timestamp(), clock_timestamp())"
+        " on conflict ({keys}) do update set ({features}, as_of, known_at, published_at, pushed_at)"
+        " = row({excluded}, excluded.as_of, excluded.known_at, excluded.published_at,"
+        " excluded.pushed_at)"
         " where (online.as_of, coalesce(online.known_at, '-infinity'))"
         " <= (excluded.as_of, coalesce(excluded.known_at, 'infinity'))"
     ).format(
         online=view.table,
-        columns=identifiers(view.names),
-        values=sql.SQL(", ").join(
-            sql.Placeholder(str(number)) for number in range(1, len(view.names) + 1)
-        ),
+        columns=identifiers((*view.key_names, *view.names)),
+        keys=identifiers(view.key_names),
+        features=identifiers(view.names),
+        values=sql.SQL(", ").join(placeholders),
         excluded=identifiers(view.names, "excluded"),
     )
 
 
 def _parameters(view: View, row: Row) -> dict[str, Any]:
     key, values, event, created = row
-    user_id = user_id_of(key)
-    missing = "user_id" if user_id is None else "event timestamp" if _is_null(event) else None
+    given = dict(zip(key.join_keys, key.entity_values, strict=True))
+    keys = [key_value(name, kind, given.get(name, Value())) for name, kind in view.keys]
+    missing = [name for name, value in zip(view.key_names, keys, strict=True) if value is None]
+    if _is_null(event):
+        missing.append("event timestamp")
     if missing:
-        raise OnlineStoreError(f"A row for {view.name} has no {missing}; nothing was written.")
-    features = [from_value(values.get(name, Value())) for name in view.names]
+        raise OnlineStoreError(f"A row for {view.name} has no {missing[0]}; nothing was written.")
+    features = [from_value(kind, values.get(name, Value())) for name, kind in view.columns]
     return {
-        "0": user_id,
         "as_of": make_tzaware(event),
         "known_at": None if _is_null(created) else make_tzaware(created),
-        **{str(number): value for number, value in enumerate(features, 1)},
+        **{str(number): value for number, value in enumerate([*keys, *features])},
     }
 
 

@@ -14,7 +14,9 @@ import psycopg
 from psycopg import sql
 
 from streamflow_feast.connections import scalar
-from streamflow_feast.tables import View
+from streamflow_feast.dbt.types import digits
+from streamflow_feast.kinds import kind_of
+from streamflow_feast.tables import View, identifiers
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +24,8 @@ STORE = "postgres"  # the name of this store in the ledger
 # Held, to the end of the transaction, by whatever changes the online store.
 LOCK = "select pg_advisory_xact_lock(hashtext('streamflow online store'))"
 TRY_LOCK = "select pg_try_advisory_xact_lock(hashtext('streamflow online store'))"
+
+PUSHED_AT = "pushed_at timestamptz"  # null: published
 
 # Postgres converts these without loss, so the rows stay and are right at once.
 WIDER = {
@@ -31,15 +35,27 @@ WIDER = {
 }
 
 
+def is_wider(old: str, new: str) -> bool:
+    """Whether every value of the type `old` is one of `new`, so that the rows can stay."""
+    before, after = digits(old), digits(new)
+    if before and after:
+        return after[1] >= before[1] and after[0] - after[1] >= before[0] - before[1]
+    return (old, new) in WIDER
+
+
 def reconcile(connection: psycopg.Connection, views: Sequence[View]) -> list[str]:
     """Make the online tables of `views` match them; what was done, one line each.
 
-    Rows of users stay; a new column is null until the next materialization.
+    Rows stay, unless the join keys change; a new column is null until the next materialization.
     """
     connection.execute(LOCK)
     done = []
     for view in views:
         there = _columns(connection, view.name)
+        if there is not None and key_types(connection, view.name) != view.keys:
+            done.append(f"online.{view.name}: dropped, as its join keys are others now")
+            connection.execute(sql.SQL("drop table {}").format(view.table))
+            there = None
         if there is None:
             connection.execute(_create(view))
             forget(connection, view.name, STORE, emptied=True)
@@ -100,29 +116,82 @@ def _columns(connection: psycopg.Connection, name: str) -> dict[str, str] | None
     return dict(found) or None
 
 
+def key_types(connection: psycopg.Connection, name: str) -> tuple[tuple[str, str], ...]:
+    """The primary key of an online table, which is the view's join keys, with their types."""
+    return tuple(
+        connection.execute(
+            """
+            select attname, format_type(atttypid, null)
+            from pg_index
+            cross join unnest(indkey) with ordinality as listed (attnum, place)
+            inner join pg_attribute using (attnum)
+            where indisprimary and indrelid = to_regclass(format('online.%%I', %s::text))
+                and attrelid = indrelid
+            order by place
+            """,
+            [name],
+        ).fetchall()
+    )
+
+
 def _create(view: View) -> sql.Composed:
     # Half of each page stays free: every month replaces every row, and then the new one fits beside
     # the old one and needs no new index entry (measured: 1.5 times faster, and a table that had
     # grown to 64 MB stays at 26 MB).
-    features = [
-        sql.SQL("{} {}, ").format(sql.Identifier(name), sql.SQL(kind))
-        for name, kind in view.columns
+    columns = [
+        sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(kind))
+        for name, kind in (*view.keys, *view.columns)
     ]
     return sql.SQL(
-        "create table {} (user_id text primary key, {}as_of timestamptz not null, "
-        "known_at timestamptz, published_at timestamptz not null default clock_timestamp())"
-        " with (fillfactor = 50)"
-    ).format(view.table, sql.Composed(features))
+        "create table {} ({}, as_of timestamptz not null, known_at timestamptz, {}, {}, "
+        "primary key ({}){}) with (fillfactor = 50)"
+    ).format(
+        view.table,
+        sql.SQL(", ").join(columns),
+        sql.SQL("published_at timestamptz not null default clock_timestamp()"),
+        sql.SQL(PUSHED_AT),
+        identifiers(view.key_names),
+        sql.Composed(
+            [sql.SQL(", ") + check for name, kind in view.columns for check in _checks(name, kind)]
+        ),
+    )
+
+
+def _checks(name: str, kind: str) -> list[sql.Composed]:
+    """That only values come in which Feast can answer as they are."""
+    check = kind_of(kind).check
+    return [sql.SQL("check ({})").format(sql.SQL(check).format(sql.Identifier(name)))] * bool(check)
+
+
+def inexact(connection: psycopg.Connection, error: psycopg.errors.CheckViolation) -> str:
+    """What is wrong with the value that one of those checks has refused, and the remedy."""
+    view, constraint = error.diag.table_name, error.diag.constraint_name
+    found = connection.execute(
+        """
+        select attname, format_type(atttypid, atttypmod)
+        from pg_constraint
+        inner join pg_attribute on attrelid = conrelid and attnum = any(conkey)
+        where conrelid = to_regclass(format('online.%%I', %s::text)) and conname = %s
+        """,
+        [view, constraint],
+    ).fetchone()
+    name, kind = found or (constraint, "")
+    rule = kind_of(kind).rule if kind else str(error)
+    return f"{view}.{name} ({kind}) has a value that Feast cannot hold as it is. {rule}"
 
 
 def _alter(connection: psycopg.Connection, view: View, there: dict[str, str]) -> list[str]:
-    own = {"user_id", "as_of", "known_at", "published_at"}
+    own = {*view.key_names, "as_of", "known_at", "published_at", "pushed_at"}
     wanted = dict(view.columns)
     actions, lines = [], []
 
     def add(text: str, name: str, kind: str = "") -> None:
         actions.append(sql.SQL(text).format(sql.Identifier(name), sql.SQL(kind)))
+        if text.startswith("add"):
+            actions.extend(sql.SQL("add {}").format(check) for check in _checks(name, kind))
 
+    if "pushed_at" not in there:
+        actions.append(sql.SQL("add column {}").format(sql.SQL(PUSHED_AT)))
     for name in there.keys() - own - wanted.keys():
         add("drop column {}", name)
         lines.append(f"online.{view.name}: dropped column {name}")
@@ -130,7 +199,7 @@ def _alter(connection: psycopg.Connection, view: View, there: dict[str, str]) ->
         if name not in there:
             add("add column {} {}", name, kind)
             lines.append(f"online.{view.name}: added column {name} {kind}, not filled yet")
-        elif there[name] != kind and (there[name], kind) in WIDER:
+        elif there[name] != kind and is_wider(there[name], kind):
             add("alter column {} type {}", name, kind)
             lines.append(f"online.{view.name}: widened {name} from {there[name]} to {kind}")
         elif there[name] != kind:

@@ -14,13 +14,12 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
 
-from streamflow_feast.dbt.manifest import JOIN_KEY
+from streamflow_feast.kinds import to_value
 from streamflow_feast.materialize import slice as publish
 from streamflow_feast.materialize.slice import Outcome, Plan
 from streamflow_feast.tables import View
-from streamflow_feast.views import to_value
 
-BATCH = 2_000  # users read, compared and written at a time
+BATCH = 2_000  # entities read, compared and written at a time
 
 
 class RedisWriter:
@@ -42,8 +41,8 @@ class RedisWriter:
         """As publish.run. Redis has no transactions: a killed run is repeated by the next one."""
         began, outcome = time.perf_counter(), Outcome()
         if plan.form != "nothing":
-            for ids in publish.batches(publish.users_to_remove(connection, plan), BATCH):
-                outcome.removed += self._remove([user_id for (user_id,) in ids])
+            for gone in publish.batches(publish.keys_to_remove(connection, plan), BATCH):
+                outcome.removed += self._remove(gone)
             for rows in publish.batches(publish.rows_to_write(connection, plan), BATCH):
                 outcome.considered += len(rows)
                 outcome.changed += self._write(rows)
@@ -52,14 +51,13 @@ class RedisWriter:
         return outcome
 
     def _write(self, rows: Sequence[tuple[Any, ...]]) -> int:
-        """Write the (user_id, as_of, known_at, *features) that differ; how many did."""
-        keys = [_key(user_id) for user_id, *_ in rows]
-        names = self.view.names
+        """Write the (*keys, as_of, known_at, *features) that differ; how many did."""
+        count, names = len(self.view.keys), self.view.names
+        keys = [_key(self.view, row[:count]) for row in rows]
         stored = self.store.online_read(self.config, self.feature_view, keys, list(names))
         data = []
-        for key, (_, as_of, known_at, *features), (was, old) in zip(
-            keys, rows, stored, strict=True
-        ):
+        for key, row, (was, old) in zip(keys, rows, stored, strict=True):
+            as_of, known_at, *features = row[count:]
             new = {
                 name: to_value(kind, value)
                 for (name, kind), value in zip(self.view.columns, features, strict=True)
@@ -70,20 +68,29 @@ class RedisWriter:
             self.store.online_write_batch(self.writing, self.feature_view, data, None)
         return len(data)
 
-    def _remove(self, user_ids: Sequence[str]) -> int:
-        """Delete the view's fields of these users; how many had any."""
+    def _remove(self, gone: Sequence[tuple[Any, ...]]) -> int:
+        """Delete the view's fields of these entities; how many had any."""
         name = self.view.name
         fields = [_mmh3(f"{name}:{feature}") for feature in self.view.names]
         client = self.store._get_client(self.config.online_store)
         version = self.config.entity_key_serialization_version
         with client.pipeline(transaction=False) as pipeline:
-            for user_id in user_ids:
+            for keys in gone:
                 key = _redis_key(
-                    self.config.project, _key(user_id), entity_key_serialization_version=version
+                    self.config.project,
+                    _key(self.view, keys),
+                    entity_key_serialization_version=version,
                 )
                 pipeline.hdel(key, f"_ts:{name}", *fields)
             return sum(1 for deleted in pipeline.execute() if deleted)
 
 
-def _key(user_id: str) -> EntityKey:
-    return EntityKey(join_keys=[JOIN_KEY], entity_values=[Value(string_val=user_id)])
+def _key(view: View, values: Sequence[Any]) -> EntityKey:
+    """Feast's entity key; a uuid is its text there (see views.key_field)."""
+    return EntityKey(
+        join_keys=view.key_names,
+        entity_values=[
+            Value(int64_val=value) if kind == "bigint" else Value(string_val=str(value))
+            for (_, kind), value in zip(view.keys, values, strict=True)
+        ],
+    )

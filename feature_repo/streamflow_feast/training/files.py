@@ -70,7 +70,7 @@ def _write_parquet(table: pa.Table, file: Path) -> None:
 
 
 def _write_csv(table: pa.Table, file: Path) -> None:
-    """Floats as the shortest text that reads back the same; null is empty."""
+    """Floats as the shortest text that reads back the same, lists as JSON; null is empty."""
     with file.open("w", encoding="utf-8", newline="") as opened:
         writer = csv.writer(opened, lineterminator="\n")
         writer.writerow(table.column_names)
@@ -83,6 +83,10 @@ def _cells(column: pa.Array) -> Iterator[object]:
         encoded = column.dictionary_encode()
         texts = [_text(instant) for instant in encoded.dictionary.to_pylist()]
         return ("" if i is None else texts[i] for i in encoded.indices.to_pylist())
+    if pa.types.is_list(column.type):
+        return ("" if v is None else json.dumps(v, ensure_ascii=False) for v in column.to_pylist())
+    if pa.types.is_binary(column.type):
+        return ("" if v is None else "\\x" + v.hex() for v in column.to_pylist())
     return iter(column.to_pylist())
 
 

@@ -11,11 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import socket
 from collections import deque
-from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
 
 import psycopg
 from psycopg.types.numeric import Int8BinaryLoader
@@ -23,7 +20,9 @@ from psycopg.types.numeric import Int8BinaryLoader
 from data.database import Database
 from serving.catalogue import Row, Service
 from serving.problems import Problem
-from serving.reach import Reach
+from serving.store.base import MismatchError, end, unavailable
+from serving.store.link import cut
+from serving.store.reach import Reach
 
 log = logging.getLogger("serving.store")
 
@@ -35,41 +34,6 @@ READ_OPTIONS = (
     "-c plan_cache_mode=force_generic_plan -c enable_hashjoin=off -c enable_mergejoin=off "
     "-c enable_seqscan=off -c enable_bitmapscan=off -c jit=off -c max_parallel_workers_per_gather=0"
 )
-
-
-class Store(Protocol):
-    """Where features are read from."""
-
-    @property
-    def up(self) -> bool:
-        """Whether reads have a chance."""
-
-    async def read(self, service: Service, user_ids: Sequence[str]) -> list[Row]:
-        """A row for each id, in the order asked.
-
-        Raises:
-            Problem: 503, not later than the timeout.
-            MismatchError: a table or column of the service does not exist.
-        """
-
-    async def start(self) -> None:
-        """Connect; without success after the timeout, go on trying in the background."""
-
-    async def stop(self) -> None:
-        """Close all connections."""
-
-
-class MismatchError(Exception):
-    """The store does not have what the registry says. The text is the store's own."""
-
-    def __init__(self, error: psycopg.Error) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-def unavailable() -> Problem:
-    """The answer while the store cannot be read."""
-    return Problem(503, "store-unavailable", "The online store cannot be read at the moment.")
 
 
 class _Read:
@@ -176,7 +140,7 @@ class PostgresStore:
             return
         ids = [user_id for read in reads for user_id in read.user_ids]
         # The server's own time limit comes first, but not from a server or network that hangs.
-        watchdog = asyncio.get_running_loop().call_later(self._timeout + 0.1, _cut, connection)
+        watchdog = asyncio.get_running_loop().call_later(self._timeout + 0.1, cut, connection)
         try:
             cursor = await connection.cursor(binary=True).execute(reads[0].service.statement, [ids])
             rows = await cursor.fetchall()
@@ -224,18 +188,6 @@ class PostgresStore:
             _expire(self._waiting.popleft().future)
 
 
-async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancel tasks and wait for their end.
-
-    Again and again: until Python 3.12, `asyncio.wait_for` can swallow a cancellation.
-    """
-    pending = set(tasks)
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=0.1)
-
-
 def _expire(future: asyncio.Future) -> None:
     _fail(future, unavailable())
 
@@ -243,75 +195,3 @@ def _expire(future: asyncio.Future) -> None:
 def _fail(future: asyncio.Future, error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
-
-
-def _cut(connection: psycopg.AsyncConnection) -> None:
-    """Break a connection that does not answer, so that whoever waits for it gets an error.
-
-    Cancelling would first ask the silent server to cancel, and wait for that.
-    """
-    with (
-        contextlib.suppress(OSError, psycopg.Error),
-        socket.socket(fileno=os.dup(connection.pgconn.socket)) as doomed,
-    ):
-        doomed.shutdown(socket.SHUT_RDWR)
-
-
-class Link:
-    """One connection for occasional queries, made again when it broke. One query at a time."""
-
-    def __init__(self, database: Database, reach: Reach, timeout: float, name: str) -> None:
-        self._reach = reach
-        self._conninfo = database.conninfo(
-            serving=True,
-            application_name=f"streamflow-serving-{name}",
-            options=f"-c statement_timeout={int(timeout * 1000)} -c jit=off",
-        )
-        self._timeout = timeout
-        self._lock = asyncio.Lock()
-        self._connection: psycopg.AsyncConnection | None = None
-
-    async def fetch(self, query: Any, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """All rows of a query, on a second try where the first met a broken connection.
-
-        Raises:
-            psycopg.OperationalError: no connection, or no answer in time.
-            psycopg.Error: the query itself failed.
-        """
-        async with self._lock:
-            try:
-                return await self._fetch(query, parameters)
-            except psycopg.errors.QueryCanceled:
-                raise
-            except psycopg.OperationalError:
-                await self._drop()
-                return await self._fetch(query, parameters)
-
-    async def _fetch(self, query: Any, parameters: Sequence[object]) -> list[tuple[Any, ...]]:
-        if self._connection is None or self._connection.closed:
-            try:
-                self._connection = await asyncio.wait_for(
-                    psycopg.AsyncConnection.connect(self._conninfo, autocommit=True), 0.9
-                )
-            except (psycopg.Error, OSError, asyncio.TimeoutError) as error:
-                self._reach.failed(error)
-                raise psycopg.OperationalError("no connection") from None
-            self._reach.works()
-        watchdog = asyncio.get_running_loop().call_later(
-            self._timeout + 0.2, _cut, self._connection
-        )
-        try:
-            cursor = await self._connection.execute(query, parameters)
-            return await cursor.fetchall()
-        finally:
-            watchdog.cancel()
-
-    async def _drop(self) -> None:
-        if self._connection is not None:
-            with contextlib.suppress(psycopg.Error):
-                await self._connection.close()
-            self._connection = None
-
-    async def close(self) -> None:
-        """Close the connection."""
-        await self._drop()

@@ -1,7 +1,7 @@
 """Reads through any online store that Feast has, for example Redis.
 
-Slower than `serving.store`: a view at a time, through Feast's protobuf values, in a thread. Such
-a store keeps an event timestamp and nothing else, so answers name no publication.
+Slower than our own: a view at a time, through Feast's protobuf values, in a thread. Such a store
+keeps an event timestamp and nothing else, so answers name no publication.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from feast.type_map import feast_value_type_to_python_type
 from serving.answers import micros
 from serving.catalogue import CLOCKS, JOIN_KEY, Row, Service
 from serving.problems import Problem
-from serving.store import unavailable
+from serving.store.base import unavailable
 
 log = logging.getLogger("serving.store")
 
 
 class FeastStore:
-    """Adapter of a Feast OnlineStore to `serving.store.Store`."""
+    """Adapter of a Feast OnlineStore to `serving.store.base.Store`."""
 
     def __init__(self, config: RepoConfig, threads: int, waiting: int, timeout: float) -> None:
         self._config, self._timeout = config, timeout

@@ -12,16 +12,17 @@ from functools import cached_property
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, unquote_to_bytes
 
-from fastapi import Path, Query, Request
+from fastapi import FastAPI, Path, Query, Request
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
+from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
 from data.contract import MAX_CHARACTERS, USER, is_user_id
-from serving import metrics
+from serving import metrics, schemas
 from serving.answers import Origin
 from serving.gate import answer
-from serving.problems import Headers, Problem
+from serving.problems import Headers, Problem, documented
 from serving.schemas import USER_ID_PATTERN, Batch
 from serving.state import State
 
@@ -231,3 +232,29 @@ def _is_current(scope: Scope, origin: Origin) -> bool:
         return theirs >= ours
     except (TypeError, ValueError):
         return False  # no date: the condition is to be ignored
+
+
+def add(app: FastAPI, state: State) -> BaseRoute:
+    """The routes of one user and of many; that of one, for the gate."""
+    features = Features(state)
+    app.router.add_api_route(
+        "/features/{user_id}",
+        features.one,
+        methods=["GET"],
+        tags=["features"],
+        response_model=schemas.UserFeatures,
+        responses=documented(400, 404, 422, 503)
+        | {304: {"description": "What the client has is current."}},
+        route_class_override=LeanRoute,
+    )
+    one = app.router.routes[-1]
+    app.router.add_api_route(
+        "/features",
+        features.many,
+        methods=["POST"],
+        tags=["features"],
+        response_model=schemas.Results,
+        responses=documented(400, 404, 408, 413, 415, 422, 503),
+        route_class_override=LeanRoute,
+    )
+    return one

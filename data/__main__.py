@@ -13,7 +13,8 @@ import psycopg
 from data.contract import dbt_docs, declared, markdown
 from data.database import Database, is_loopback, no_connection
 from data.errors import command
-from data.load.load import load
+from data.load.check import DropError
+from data.load.load import check, load
 from data.load.stamp import stamp
 from data.paths import PROCESSED
 from data.postgres.server import EmbeddedServer
@@ -124,10 +125,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for table in options.table:
             loads = stamp(table, settings, as_of=options.as_of)
             print("\n".join(map(str, loads)) or f"no rows of {table} wait for a stamp")
-    elif options.command in ("check", "load"):
+    elif options.command == "load":
         for folder in options.folder:
-            dry_run = options.command == "check"
-            print(load(folder, settings, dry_run=dry_run, quarantine=options.quarantine))
+            print(load(folder, settings, quarantine=options.quarantine))
+    elif options.command == "check":
+        wrong = False
+        for found in check(options.folder, settings, quarantine=options.quarantine is not None):
+            wrong |= isinstance(found, DropError)
+            print(found, file=sys.stderr if isinstance(found, DropError) else sys.stdout)
+        return int(wrong)
     return 0
 
 

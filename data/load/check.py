@@ -36,6 +36,8 @@ class Report:
     problems: list[Problem] = field(default_factory=list)
     count: int = 0
     refused: dict[int, list[str]] | None = None  # where rows may be refused: line -> its errors
+    hints: set[str] = field(default_factory=set)  # what a mapping.yml could say
+    first_row: int = 2  # the line of it, below the header
     keys_lost: bool = False  # an error took the key of some row: who is listed is not known
 
     def add(self, line: int, column: str, text: str) -> None:
@@ -56,6 +58,9 @@ class Report:
         lines += [f"  {problem}" for problem in self.problems]
         if self.count > len(self.problems):
             lines.append(f"  and {self.count - len(self.problems)} more")
+        if self.hints:
+            said = "; ".join(sorted(self.hints))
+            lines.append(f"  If that is form alone, say in mapping.yml beside it: {said}")
         return "\n".join(lines)
 
 

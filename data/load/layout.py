@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import difflib
 import gzip
+import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,6 +46,8 @@ class Layout:
     separator: str
     ignored: list[str]
     key: tuple[str, ...]  # the table's
+    encoding: str  # "": UTF-8
+    has_header: bool
 
     @property
     def columns(self) -> list[Column]:
@@ -55,6 +59,8 @@ class Layout:
         """Whether the file is written as the contract says, column by column."""
         return (
             self.separator == ","
+            and not self.encoding
+            and self.has_header
             and all(
                 place.index == number and place.convert is None
                 for number, place in enumerate(self.places)
@@ -66,7 +72,8 @@ class Layout:
 def read_layout(path: Path, table: Table, form: Form | None, report: Report) -> Layout | None:
     """What the header says; None, with the reasons in the report, when it can't be used."""
     written = form or Form()
-    names = _names(path, written.separator, report)
+    at = 0 if written.header else 1  # the line of the names; 0: they are not in the file
+    names = _names(path, written, report)
     if names is None:
         return None
     places: list[Place] = []
@@ -77,7 +84,7 @@ def read_layout(path: Path, table: Table, form: Form | None, report: Report) -> 
         column = by_plain.get(plain(name) if form else name)
         if name in names[:number]:
             if names[:number].count(name) == 1:
-                report.add(1, name, "the column is there twice")
+                report.add(at, name, "the column is there twice")
         elif column is None or column.name in written.make:
             unknown.append(name)
         else:
@@ -88,7 +95,7 @@ def read_layout(path: Path, table: Table, form: Form | None, report: Report) -> 
         column = table.column(name)
         for part in TEMPLATE.findall(template):
             if part != "line" and plain(part) not in map(plain, names):
-                report.add(1, name, f"is made from {show(part)}, which is no column of the file")
+                report.add(at, name, f"is made from {show(part)}, which is no column of the file")
         places.append(Place(column, -1, name, written.converter(column), template))
     there = {place.column.name for place in places}
     meant: set[str] = set()  # missing columns that are there under a name like theirs
@@ -99,17 +106,17 @@ def read_layout(path: Path, table: Table, form: Form | None, report: Report) -> 
             if like := _like(name, absent):
                 text = f"unknown column {show(name)}; did you mean {like}?"
                 meant.add(like)
-            report.add(1, "", text)
+            report.add(at, "", text)
     for column in table.columns:
         if column.name not in there | meant and not column.may_be_absent:
             name = written.columns.get(column.name, column.name)
             also = f" ({show(name)})" if name != column.name else ""
-            report.add(1, column.name, f"the column is missing{also}")
+            report.add(at, column.name, f"the column is missing{also}")
     if report.count:
         return None
     made = [part for place in places for part in TEMPLATE.findall(place.template)]
     ignored = [name for name in unknown if plain(name) not in map(plain, made)]
-    return Layout(names, places, written.separator, ignored, table.key)
+    return Layout(names, places, written.separator, ignored, table.key, written.encoding, at == 1)
 
 
 def plain(name: str) -> str:
@@ -123,8 +130,9 @@ def _like(name: str, missing: list[str]) -> str | None:
     return next(iter(difflib.get_close_matches(written, missing, n=1, cutoff=0.8)), None)
 
 
-def _names(path: Path, separator: str, report: Report) -> list[str] | None:
-    """The names in a file's header; notes why there are none."""
+def _names(path: Path, form: Form, report: Report) -> list[str] | None:
+    """The names of a file's columns; notes why there are none."""
+    separator, encoding = form.separator, form.encoding
     if path.suffix == ".parquet":
         try:
             return list(pq.read_schema(path).names)
@@ -136,18 +144,26 @@ def _names(path: Path, separator: str, report: Report) -> list[str] | None:
         return None
     with open_bytes(path) as file:
         start = file.read(4)
-        if start[:2] in (b"\xff\xfe", b"\xfe\xff") or start[1::2] == b"\0\0":
-            report.add(1, "", "the header is not UTF-8, but UTF-16; save the file as UTF-8")
+        is_utf_16 = start[:2] in (b"\xff\xfe", b"\xfe\xff") or start[1::2] == b"\0\0"
+        if is_utf_16 and not encoding:
+            report.add(
+                1,
+                "",
+                "the header is not UTF-8, but UTF-16; save the file as UTF-8, or say "
+                f"encoding: utf-16 in {NAME} beside it",
+            )
             return None
+        if form.header:
+            return list(form.header)
         file.seek(0)
         # Before csv sees it: the one of Python 3.10 stops at the NULs of a file in UTF-16.
-        first = next(physical_lines(file), "").rstrip("\r\n")
+        first = next(physical_lines(file, encoding), "").rstrip("\r\n")
         if any("\udc80" <= character <= "\udcff" for character in first):
             report.add(1, "", f"the header is not UTF-8: {show(first)}")
             return None
         file.seek(0)
         try:
-            lines = csv.reader(physical_lines(file), strict=True, delimiter=separator)
+            lines = csv.reader(physical_lines(file, encoding), strict=True, delimiter=separator)
             names = next(lines, [])
         except csv.Error as error:
             report.add(1, "", csv_problem(error))
@@ -176,11 +192,30 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
         yield cast(BinaryIO, unpacked)
 
 
-def physical_lines(file: BinaryIO) -> Iterator[str]:
+# What is not of an encoding survives as lone surrogates, which no cell may hold.
+codecs.register_error(
+    "not of it",
+    lambda error: ("\udc80" * (error.end - error.start), error.end),  # type: ignore
+)
+
+
+def physical_lines(file: BinaryIO, encoding: str = "") -> Iterator[str]:
     """Lines split at line feeds only, without byte order mark; bytes that are not UTF-8 survive.
 
     Such a byte comes as a lone surrogate. An overlong line is cut, which makes it an error.
     """
+    if encoding:
+        text = io.TextIOWrapper(file, encoding, errors="not of it", newline="\n")
+        try:
+            while whole := text.readline(LONGEST_LINE):
+                more = whole
+                while not more.endswith("\n") and (more := text.readline(LONGEST_LINE)):
+                    pass
+                yield whole
+        finally:
+            if not file.closed:
+                text.detach()  # it would close the file
+        return
     start = b"\xef\xbb\xbf"
     while line := file.readline(LONGEST_LINE):
         rest = line

@@ -112,10 +112,12 @@ def write_refused(folder: Path, drop: Drop, staged: Staged) -> Path:
     path = drop.files[staged.table.name]
     texts: dict[int, str] = {}
     if path.suffix != ".parquet":
+        form = drop.forms.get(staged.table.name)
+        encoding = form.encoding if form else ""
         with open_bytes(path) as file:
             texts = {
                 number: line.rstrip("\r\n")
-                for number, line in enumerate(physical_lines(file), 1)
+                for number, line in enumerate(physical_lines(file, encoding), 1)
                 if number in refused
             }
     folder.mkdir(parents=True, exist_ok=True)

@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 
 from data.contract import NO_ID, Column
 from data.load.check import Report, cell_problem, order_problems, show
+from data.load.hints import hint
 from data.load.layout import (
     LONGEST_LINE,
     TEMPLATE,
@@ -179,6 +180,8 @@ def slow_rows(path: Path, layout: Layout, day: date, report: Report) -> Iterator
                 text, wrong = "", f"{show(cells[place.index])}; expected {error}"
             if wrong:
                 report.add(line, place.label, wrong)
+                if place.index >= 0 and (told := hint(place.column, cells[place.index].strip())):
+                    report.hints.add(told)
                 report.keys_lost |= place.column.name in layout.key
             written = None if wrong or not text else text
             if written and place.column.type.to_sql:
@@ -202,8 +205,10 @@ def _cell(place: Place, cells: list[str], names: list[str], line: int) -> str:
 
 def _csv_rows(path: Path, layout: Layout, report: Report) -> Iterator[tuple[int, list[str]]]:
     with open_bytes(path) as file:
-        reader = csv.reader(physical_lines(file), strict=True, delimiter=layout.separator)
-        next(reader, None)
+        lines = physical_lines(file, layout.encoding)
+        reader = csv.reader(lines, strict=True, delimiter=layout.separator)
+        if layout.has_header:
+            next(reader, None)
         while True:
             line = reader.line_num + 1
             try:

@@ -77,6 +77,7 @@ def stage(
         report.keys_lost = True
         return staged
     header, staged.ignored = layout.columns, layout.ignored
+    report.first_row = 1 + layout.has_header
     staged.present = [column.name for column in header]
     try:
         if not (look.plain and layout.is_plain):
@@ -133,7 +134,8 @@ def check_rows(
     here = {staged.table.name: staged for staged in files}
     for staged in sorted(files, key=lambda one: one.table.name not in first):
         _take_out_refused(connection, staged)
-        _check_repeats(connection, staged)
+        form = drop.forms.get(staged.table.name)
+        _check_repeats(connection, staged, form.repeats if form else "error")
         for column in staged.table.columns:
             lister = lists.get(column.entity)
             if lister is None or (lister is staged.table and column.name in lister.key):
@@ -153,14 +155,32 @@ def _take_out_refused(connection: psycopg.Connection, staged: Staged) -> None:
         ).rowcount
 
 
-def _check_repeats(connection: psycopg.Connection, staged: Staged) -> None:
+def _check_repeats(connection: psycopg.Connection, staged: Staged, repeats: str) -> None:
+    """Leave one row a key; note the others, unless a mapping says which one counts."""
     connection.execute(
         sql.SQL(
             """create temp table twice on commit drop as
-            select {key}, min(line) as line from {incoming}
+            select {key}, {which}(line) as line from {incoming}
             where ({key}) is not null group by {key} having count(*) > 1"""
-        ).format(key=staged.key(), incoming=staged.incoming)
+        ).format(
+            key=staged.key(),
+            which=sql.SQL("max" if repeats == "last" else "min"),
+            incoming=staged.incoming,
+        )
     )
+    if repeats == "error":
+        _note_repeats(connection, staged)
+        _take_out_refused(connection, staged)
+    connection.execute(
+        sql.SQL(
+            "delete from {incoming} as i using twice"
+            " where ({i}) = ({twice}) and i.line <> twice.line"
+        ).format(incoming=staged.incoming, i=staged.key("i"), twice=staged.key("twice"))
+    )
+    connection.execute("drop table twice")
+
+
+def _note_repeats(connection: psycopg.Connection, staged: Staged) -> None:
     different: sql.Composable = sql.SQL("true")
     if staged.table.is_event:
         different = sql.SQL("({}) is distinct from ({})").format(
@@ -188,14 +208,6 @@ def _check_repeats(connection: psycopg.Connection, staged: Staged) -> None:
     )
     where = ", ".join(staged.table.key)
     _note(staged, where, [(line, key, meaning.format(n), c) for line, key, n, c in found])
-    _take_out_refused(connection, staged)
-    connection.execute(
-        sql.SQL(
-            "delete from {incoming} as i using twice"
-            " where ({i}) = ({twice}) and i.line > twice.line"
-        ).format(incoming=staged.incoming, i=staged.key("i"), twice=staged.key("twice"))
-    )
-    connection.execute("drop table twice")
 
 
 def _check_known(

@@ -17,7 +17,7 @@ from data.database import Database
 from data.postgres.raw_tables import BOOKKEEPING
 from data.postgres.setup import set_up
 from tests.data.drops import HEADERS, USERS, everything
-from tests.data.test_load import JAN, REAL, Drop
+from tests.data.test_load import FEB, JAN, REAL, Drop
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -95,13 +95,14 @@ def test_commands_say_what_they_did(
     folder = str(drop(JAN, users=USERS, labels=["a,true"]))
     empty = everything(database)
     assert main(["check", folder]) == 0
+    assert main(["check", folder, str(drop(FEB, labels=["a,maybe"]))]) == 1
     assert everything(database) == empty
     assert main(["load", folder]) == 0
     report = capsys.readouterr().out.splitlines()[-4:]
     assert [line.split() for line in report] == [
-        ["2024-01-31", "read", "added", "repeated", "retracted"],
-        ["users", "2", "2", "0", "0"],
-        ["labels", "1", "1", "0", "0"],
+        ["2024-01-31", "read", "added", "replaced", "repeated", "retracted"],
+        ["users", "2", "2", "0", "0", "0"],
+        ["labels", "1", "1", "0", "0", "0"],
         ["load", "1"],
     ]
     assert main(["load", folder]) == 0

@@ -237,6 +237,29 @@ def test_every_type_arrives_exactly_from_csv_and_from_parquet(
     assert (again.added, again.repeated, again.retracted) == (0, 1, 1)
 
 
+def test_arrays_of_another_form_are_mapped(
+    database: Database, tables: tuple[Table, ...], tmp_path: Path
+) -> None:
+    bars = FULL | {
+        "tags": "Action|Sci-Fi, old",
+        "counts": "1 | 2",
+        "embedding": "[0.5]",
+        "flags": "true|maybe",
+    }
+    users = "user_id,signup_date\na,2024-01-01\n"
+    folder = put(tmp_path, users=users, readings=csv_of(bars))
+    (folder / "mapping.yml").write_text('list_separator: "|"\n')
+    with pytest.raises(
+        DropError, match=r"line 2, flags: '\[true,maybe\]'; expected a JSON array of true"
+    ):
+        load(folder, database, tables=tables)
+    put(tmp_path, readings=csv_of(bars | {"flags": "true|false"}))
+    load(folder, database, tables=tables)
+    assert rows(database, "select tags, counts, embedding, flags from raw.readings") == [
+        (["Action", "Sci-Fi, old"], [1, 2], [0.5], [True, False])
+    ]
+
+
 @pytest.mark.parametrize(
     ("column", "cell", "expected"),
     [

@@ -220,7 +220,7 @@ end $$") %}
                 {% set changed = changed_parts(as_published.get(table), parts) %}
                 {% if changed %}
                     {% do reasons.append(
-                        table ~ ' changed since it was published (' ~ (changed | join(', ')) ~ ')'
+                        table ~ ' changed since it was published (' ~ some_of(changed) ~ ')'
                     ) %}
                 {% endif %}
             {% endif %}

@@ -166,8 +166,8 @@ def test_any_table_entity_and_type(built: Built, extended: Path) -> None:
     ]
     first, last = days[0], days[-1]
     load("plans", first, ["1, 9.50", "2, 20"])
-    for day in days:  # else there is a gap, and "no rating" is unknown
-        load("ratings", day, [])
+    for (day,) in rows("select distinct as_of from raw.loads"):  # else "no rating" is unknown
+        load("ratings", f"{day:%Y-%m-%d}", [])
     load("ratings", last, [
         f"'a', 'u', 1, 5, timestamptz '{first}' - interval '1 microsecond'",
         f"'b', 'v', 1, 3, timestamptz '{first}'",

@@ -108,12 +108,18 @@ def test_a_build_sees_rows_only_once_they_are_stamped(database: Database, tmp_pa
     assert builds.build().success
     hours = "select watch_hours_30d from published.usage_features_latest where user_id = 'a'"
     assert builds.rows(hours) == [(None,)]
-    (done,) = stamp("usage", database)
+    lacking = (
+        "select skips_7d, rebuffer_events_7d from published.usage_features_latest order by user_id"
+    )
+    (done,) = stamp("usage", database, lacks=["skips"])
     assert (done.load_id, done.rows, str(done.as_of.date())) == (2, 1, JAN)
     assert builds.build().success
     assert builds.rows(hours) == [(5 / 60,)]
-    told = builds.rows("select recorded from raw.loads where load_id = 2")
-    assert told == [(["session_id", "user_id", "started_at", "watch_minutes"],)]
+    assert builds.rows(lacking) == [(None, None), (None, 0)]  # b had no session: zero is known
+    with pytest.raises(
+        StampError, match="'started_at' cannot lack; expected any of device_id, skips"
+    ):
+        stamp("usage", database, lacks=["started_at"])
 
 
 def test_what_is_stated_again_replaces_and_what_is_not_stays(database: Database) -> None:
@@ -193,7 +199,7 @@ def test_rows_behind_a_view_are_stamped_where_they_are(database: Database) -> No
         " rebuffer_events, as_of, load_id, loaded_at, replaced_by, superseded_by from warehouse.sessions",
     )
     set_up(database)
-    assert main(["stamp", "usage", "--as-of", JAN]) == 0
+    assert main(["stamp", "usage", "--as-of", JAN, "--lacks", "skips", "device_id"]) == 0
     assert builds.rows("select id, load_id, as_of::date::text from warehouse.sessions") == [
         ("s", 1, JAN)
     ]

@@ -7,6 +7,7 @@ than from files, or rows that a build overlooks.
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from data.load.stamp import StampError, stamp
 from data.postgres.raw_tables import BOOKKEEPING
 from data.postgres.setup import set_up
 from data.sample.generate import Plan, generate
-from tests.data.drops import USERS, Rows, effective, everything, write_drop
+from tests.data.drops import ROOT, USERS, Rows, effective, everything, write_drop
 from tests.dbt import builds
 
 JAN, FEB = "2024-01-31", "2024-02-29"
@@ -203,6 +204,34 @@ def test_rows_behind_a_view_are_stamped_where_they_are(database: Database) -> No
     assert builds.rows("select id, load_id, as_of::date::text from warehouse.sessions") == [
         ("s", 1, JAN)
     ]
+
+
+def test_the_text_about_other_loaders_does_what_it_says(
+    database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """docs/bring-your-own-data.md: its SQL and its commands, in their order."""
+    text = (ROOT / "docs" / "bring-your-own-data.md").read_text()
+    for language, block in re.findall(r"```(sql|sh)\n(.*?)```", text, re.S):
+        if language == "sql":
+            run(database, block)
+            continue
+        for command in block.splitlines():
+            if command == "make build":
+                assert builds.build().success
+            else:
+                words = command.removeprefix("make").removeprefix("python -m data").split()
+                assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "load 1: 20 rows of users, as of 2024-03-31 00:00:00\nload 2: 70 rows of usage" in said
+    assert builds.rows(
+        "select count(*), min(watch_hours_30d), sum(skips_7d) from published.usage_features_latest"
+    ) == [(20, 1.5, None)]
+    assert builds.rows(
+        "select paid_amount_90d from published.payment_features_latest where user_id = 'u-1'"
+    ) == [(9.99,)]
+    assert builds.rows("select load_id from warehouse.charges") == [(3,)]
+    named = set(re.findall(r"^\| `(\w+)` \|", text, re.M))
+    assert named == set(BOOKKEEPING)
 
 
 def test_stamps_at_the_same_time_wait_for_each_other(database: Database) -> None:

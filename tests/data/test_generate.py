@@ -56,10 +56,10 @@ def test_a_grain_has_its_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (("name: skips\n", "name: jumps\n"), "the sample draws usage.skips, which _sources.yml does not"),
+        (("name: skips\n", "name: jumps\n"), "the sample draws usage.skips, which _sources"),
         (("unit: skips, nullable: true,", "unit: skips,"), None),
         (("name: payments\n", "name: charges\n"), "the sample draws payments.payment_id, which"),
-        (("          - name: skips\n", "          - {name: mood, data_type: text}\n          - name: skips\n"),
+        (("- name: skips\n", "- {name: mood, data_type: text}\n          - name: skips\n"),
          "the sample has no values for usage.mood; declare it nullable"),
     ],
 )  # fmt: skip

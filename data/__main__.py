@@ -103,6 +103,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=_instant,
         help="of rows without one: a date, or an instant (default: the last midnight UTC)",
     )
+    stamp_rows.add_argument(
+        "--lacks",
+        nargs="+",
+        default=[],
+        metavar="COLUMN",
+        help="columns of which the other loader knows nothing: no value there means unknown",
+    )
     _add_generate(commands.add_parser("generate", help="write drops of an invented service"))
     options = parser.parse_args(arguments)
     settings = Database()
@@ -123,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{len(folders)} drops in {options.out}: {folders[0].name} to {folders[-1].name}")
     elif options.command == "stamp":
         for table in options.table:
-            loads = stamp(table, settings, as_of=options.as_of)
+            loads = stamp(table, settings, as_of=options.as_of, lacks=options.lacks)
             print("\n".join(map(str, loads)) or f"no rows of {table} wait for a stamp")
     elif options.command == "load":
         for folder in options.folder:

@@ -37,6 +37,7 @@ class Report:
     count: int = 0
     refused: dict[int, list[str]] | None = None  # where rows may be refused: line -> its errors
     hints: set[str] = field(default_factory=set)  # what a mapping.yml could say
+    left_out: int = 0  # rows that the mapping's `only` leaves out
     first_row: int = 2  # the line of it, below the header
     keys_lost: bool = False  # an error took the key of some row: who is listed is not known
 

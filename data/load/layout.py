@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -43,11 +43,23 @@ class Layout:
 
     names: list[str]  # the file's own
     places: list[Place]
-    separator: str
     ignored: list[str]
     key: tuple[str, ...]  # the table's
-    encoding: str  # "": UTF-8
-    has_header: bool
+    form: Form
+
+    @property
+    def has_header(self) -> bool:
+        """Whether the file's first line names its columns."""
+        return not self.form.header
+
+    def is_wanted(self, cells: list[str]) -> bool:
+        """Whether a row is one of those that the mapping's `only` leaves."""
+        return all(
+            cells[number].strip() in words
+            for number, name in enumerate(self.names)
+            for wanted, words in self.form.only.items()
+            if plain(wanted) == plain(name)
+        )
 
     @property
     def columns(self) -> list[Column]:
@@ -58,8 +70,10 @@ class Layout:
     def is_plain(self) -> bool:
         """Whether the file is written as the contract says, column by column."""
         return (
-            self.separator == ","
-            and not self.encoding
+            self.form.separator == ","
+            and self.form.quotes == "csv"
+            and not self.form.encoding
+            and not self.form.only
             and self.has_header
             and all(
                 place.index == number and place.convert is None
@@ -97,6 +111,12 @@ def read_layout(path: Path, table: Table, form: Form | None, report: Report) -> 
             if part != "line" and plain(part) not in map(plain, names):
                 report.add(at, name, f"is made from {show(part)}, which is no column of the file")
         places.append(Place(column, -1, name, written.converter(column), template))
+    for name in written.only:
+        if plain(name) not in map(plain, names):
+            report.add(at, name, "`only` goes by it, and it is no column of the file")
+    used = {plain(part) for place in places for part in TEMPLATE.findall(place.template)}
+    used |= set(map(plain, written.only))
+    unknown = [name for name in unknown if plain(name) not in used]
     there = {place.column.name for place in places}
     meant: set[str] = set()  # missing columns that are there under a name like theirs
     if written.unknown_columns != "ignore":
@@ -114,9 +134,7 @@ def read_layout(path: Path, table: Table, form: Form | None, report: Report) -> 
             report.add(at, column.name, f"the column is missing{also}")
     if report.count:
         return None
-    made = [part for place in places for part in TEMPLATE.findall(place.template)]
-    ignored = [name for name in unknown if plain(name) not in map(plain, made)]
-    return Layout(names, places, written.separator, ignored, table.key, written.encoding, at == 1)
+    return Layout(names, places, unknown, table.key, written)
 
 
 def plain(name: str) -> str:
@@ -163,8 +181,8 @@ def _names(path: Path, form: Form, report: Report) -> list[str] | None:
             return None
         file.seek(0)
         try:
-            lines = csv.reader(physical_lines(file, encoding), strict=True, delimiter=separator)
-            names = next(lines, [])
+            lines = csv_rows(file, form)
+            names: list[str] = next(lines, [])
         except csv.Error as error:
             report.add(1, "", csv_problem(error))
             return None
@@ -223,6 +241,14 @@ def physical_lines(file: BinaryIO, encoding: str = "") -> Iterator[str]:
             pass
         yield line.removeprefix(start).decode("utf-8", "surrogateescape")
         start = b"\x00not at the start"
+
+
+def csv_rows(file: BinaryIO, form: Form) -> Any:
+    """The file's rows, as csv reads them: it knows the line."""
+    lines = physical_lines(file, form.encoding)
+    if form.quotes == "none":
+        return csv.reader(lines, strict=True, delimiter=form.separator, quoting=csv.QUOTE_NONE)
+    return csv.reader(lines, strict=True, delimiter=form.separator)
 
 
 def csv_problem(error: csv.Error) -> str:

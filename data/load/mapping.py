@@ -2,6 +2,7 @@
 
     separator: ";"              # of CSV; default ","
     encoding: cp1252            # of CSV; default UTF-8
+    quotes: none                # of CSV: a " is a letter as any other
     dates: DD/MM/YYYY           # also "DD.MM.YYYY hh:mm:ss", "MM/DD/YYYY hh:mm AM", epoch_seconds,
                                 # _milliseconds, _microseconds; or one a column: {opened_at: ...}
     time_zone: Europe/Berlin    # of instants without one; default UTC
@@ -21,6 +22,7 @@
         values: {contract_type: {M2M: Month-to-month}}
         make: {payment_id: "{invoice}/{line}"}      # from their columns; {line} counts the lines
         header: [CustomerID, since]                 # of CSV whose first line holds values
+        only: {event_type: [purchase]}              # rows of which their column has such a word
         repeats: first          # of a state: keep a user's first (or last) row; default: an error
 
 With a mapping, names of columns are taken without regard to case and spaces around them, and values
@@ -67,6 +69,7 @@ class Form:
     file: str = ""  # "": the table's own name
     separator: str = ","
     encoding: str = ""  # "": UTF-8
+    quotes: str = "csv"
     dates: str | Mapping[str, str] = ""
     time_zone: str = "UTC"
     true: tuple[str, ...] = ()
@@ -82,6 +85,7 @@ class Form:
     values: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     make: Mapping[str, str] = field(default_factory=dict)
     header: tuple[str, ...] = ()
+    only: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     repeats: str = "error"
 
     def date_format(self, column: Column) -> str:
@@ -286,7 +290,7 @@ def _parse(path: Path, tables: Sequence[Table], report: Report) -> dict[str, For
     return forms
 
 
-_FOR_ONE_FILE = ("file", "columns", "values", "make", "header", "repeats")
+_FOR_ONE_FILE = ("file", "columns", "values", "make", "header", "only", "repeats")
 
 
 def _form(
@@ -314,10 +318,11 @@ def _value(name: str, value: Any, table: Table | None) -> Any:
             raise ConvertError("a list of names, all different")
         return tuple(map(str, value))
     if name in ("true", "false", "empty"):
-        items = value if isinstance(value, list) else [value]
-        if any(isinstance(item, (dict, list)) for item in items):
-            raise ConvertError("a list of words")
-        return tuple(items)
+        return _some(value)
+    if name == "only":
+        if not isinstance(value, dict):
+            raise ConvertError("for each of their columns the words that it has in rows to load")
+        return {column: _some(words) for column, words in value.items()}
     if name in ("columns", "make", "values"):
         if not isinstance(value, dict) or not set(value) <= columns:
             raise ConvertError(f"entries for columns of {', '.join(sorted(columns))}")
@@ -335,6 +340,7 @@ def _value(name: str, value: Any, table: Table | None) -> Any:
         "sign": ("as_is", "negated", "absolute"),
         "unknown_columns": ("error", "ignore"),
         "decimal": (".", ","),
+        "quotes": ("csv", "none"),
         "repeats": ("error", "first", "last"),
     }
     if name in choices and text not in choices[name]:
@@ -354,6 +360,13 @@ def _value(name: str, value: Any, table: Table | None) -> Any:
         except (KeyError, ValueError, OSError):
             raise ConvertError("a name of the time zone database, such as Europe/Berlin") from None
     return text
+
+
+def _some(value: Any) -> tuple[str, ...]:
+    items = value if isinstance(value, list) else [value]
+    if any(isinstance(item, (dict, list)) for item in items):
+        raise ConvertError("a list of words")
+    return tuple(items)
 
 
 def _date_form(form: Any) -> str:

@@ -26,6 +26,10 @@ def notices(
     for staged in files:
         if not staged.complete:
             lines.append(f"{staged.report.file}: the last line has no line end; is it complete?")
+        if staged.report.left_out:
+            lines.append(
+                f"{staged.report.file}: {staged.report.left_out:,} rows left out by `only`"
+            )
         if staged.ignored:
             lines.append(f"{staged.report.file}: ignored {', '.join(map(show, staged.ignored))}")
     for entity, table in listers(tables).items():

@@ -35,8 +35,8 @@ from data.load.layout import (
     Layout,
     Place,
     csv_problem,
+    csv_rows,
     open_bytes,
-    physical_lines,
     plain,
 )
 from data.load.mapping import ConvertError
@@ -169,6 +169,9 @@ def slow_rows(path: Path, layout: Layout, day: date, report: Report) -> Iterator
         else _csv_rows(path, layout, report)
     )
     for line, cells in rows:
+        if not layout.is_wanted(cells):
+            report.left_out += 1
+            continue
         row: list[str | None] = [str(line)]
         for place in layout.places:
             try:
@@ -205,8 +208,7 @@ def _cell(place: Place, cells: list[str], names: list[str], line: int) -> str:
 
 def _csv_rows(path: Path, layout: Layout, report: Report) -> Iterator[tuple[int, list[str]]]:
     with open_bytes(path) as file:
-        lines = physical_lines(file, layout.encoding)
-        reader = csv.reader(lines, strict=True, delimiter=layout.separator)
+        reader = csv_rows(file, layout.form)
         if layout.has_header:
             next(reader, None)
         while True:
@@ -223,7 +225,7 @@ def _csv_rows(path: Path, layout: Layout, report: Report) -> Iterator[tuple[int,
                 why = "the line is empty" if not cells else "is the line cut off?"
                 if len(cells) > len(layout.names):
                     why = "is a separator not quoted?"
-                    if layout.separator == ",":
+                    if layout.form.separator == ",":
                         why = "is a comma not quoted?"
                 report.add(line, "", f"{len(cells)} cells, expected {len(layout.names)}; {why}")
                 report.keys_lost = True

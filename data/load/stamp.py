@@ -8,7 +8,7 @@ a file, the rows say nothing of those that are not among them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
@@ -39,18 +39,28 @@ class Stamped:
 
 
 def stamp(
-    name: str, settings: Database | None = None, *, as_of: datetime | None = None
+    name: str,
+    settings: Database | None = None,
+    *,
+    as_of: datetime | None = None,
+    lacks: Sequence[str] = (),
 ) -> list[Stamped]:
     """Make loads of the rows of `raw.<name>` that wait, oldest as_of first; [] where none waits.
 
-    Rows without an `as_of` get the given one (default: the last midnight UTC).
+    Rows without an `as_of` get the given one (default: the last midnight UTC). `lacks` are columns
+    that the other loader knows nothing of, as a file may lack them: no value there means unknown.
+    Which those are cannot be seen from the rows: docs/decisions/0014.
 
     Raises:
-        StampError: there is no such table, or a row that waits is not as declared.
+        StampError: there is no such table or column, or a row that waits is not as declared.
     """
     tables = {table.name: table for table in declared()}
     if name not in tables:
         raise StampError(f"{show(name)} is no raw table; expected one of {', '.join(tables)}")
+    known = [column.name for column in tables[name].columns if column.may_be_absent]
+    for column in lacks:
+        if column not in known:
+            raise StampError(f"{show(column)} cannot lack; expected any of {', '.join(known)}")
     today = datetime.now(timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0)
     settings = settings or Database()
     with settings.connect(application_name="streamflow stamp") as connection:
@@ -66,7 +76,7 @@ def stamp(
             return []
         work.check()
         work.take_effect()
-        loads = work.note()
+        loads = work.note(lacks)
     if rows >= ANALYZE_FROM:
         analyze(settings, [name])
     return loads
@@ -184,21 +194,15 @@ class _Stamp:
                 and exists (select {newer} and n.load_id > %(before)s)"""
         )
 
-    def note(self) -> list[Stamped]:
-        """Their rows in the ledger of loads. A column with no value at all counts as not told."""
-        recorded = sql.SQL(", ").join(
-            sql.SQL("case when count({}) > 0 then {} end").format(
-                sql.Identifier(column.name), column.name
-            )
-            for column in self.table.columns
-        )
+    def note(self, lacks: Sequence[str]) -> list[Stamped]:
+        """Their rows in the ledger of loads."""
+        recorded = [c.name for c in self.table.columns if c.name not in lacks]
         found = self._run(
             """insert into raw.loads
-            select load_id, {name}, as_of, min(loaded_at), count(*), count(*), 0, '',
-                array_remove(array[{recorded}], null)
+            select load_id, {name}, as_of, min(loaded_at), count(*), count(*), 0, '', {recorded}
             from {raw} where load_id > %(before)s group by load_id, as_of order by load_id
             returning load_id, as_of, rows_added""",
             name=sql.Literal(self.table.name),
-            recorded=recorded,
+            recorded=sql.Literal(recorded),
         ).fetchall()
         return [Stamped(load, self.table.name, as_of, rows) for load, as_of, rows in found]

@@ -194,6 +194,53 @@ files:
     assert "line 5, device_id ('place'): '\\x80' is not UTF-8" in said
 
 
+def test_rows_of_a_kind_and_letters_that_look_like_quotes(
+    database: Database, tmp_path: Path
+) -> None:
+    """A shop's log: purchases among views, a title in quotes, a column that only makes the id."""
+    mapping = """
+quotes: none
+separator: ";"
+dates: YYYY-MM-DD hh:mm:ss UTC
+files:
+  users: {file: log.csv, columns: {user_id: uid, signup_date: ts}, unknown_columns: ignore, repeats: first}
+  payments:
+    file: log.csv
+    columns: {user_id: uid, attempted_at: ts, amount: price, status: kind}
+    make: {payment_id: "{session}/{line}"}
+    only: {Kind: [purchase, failed]}
+    values: {status: {purchase: succeeded}}
+    unknown_columns: ignore
+"""
+    lines = "ts;uid;session;kind;price;title\n"
+    lines += '2024-03-01 10:00:00 UTC;a;x;view;;"Heroes" again\n'
+    lines += '2024-03-01 10:00:01 UTC;b;y; purchase ;9.99;8" disc\n'
+    lines += "2024-03-02 10:00:02 UTC;b;y;failed;5;\n"
+    folder = put(tmp_path / DAY, mapping__yml=mapping, log__csv=lines)
+    result = load(folder, database)
+    assert "log.csv: 1 rows left out by `only`" in result.warnings
+    assert result.tables["users"].added == 2
+    assert rows(database, "payments", "payment_id, user_id, amount, status") == [
+        ("y/3", "b", Decimal("9.99"), "succeeded"),
+        ("y/4", "b", Decimal("5.00"), "failed"),
+    ]
+    strict = mapping.replace("unknown_columns: ignore\n", "").replace(
+        ", unknown_columns: ignore", ""
+    )
+    put(folder, mapping__yml=strict.replace("  users:", "  labels: {}\n  users:"))
+    said = refused(folder, database)
+    assert "unknown column 'title'" in said
+    assert said.count("unknown column 'session'") == 1, "payments' ids are made from it"
+    put(folder, mapping__yml=mapping.replace("{Kind: [", "{sort: ["))
+    assert "line 1, sort: `only` goes by it, and it is no column of the file" in refused(
+        folder, database
+    )
+    put(folder, mapping__yml=mapping.replace("only: {Kind: [purchase, failed]}", "only: purchase"))
+    assert "only: 'purchase'; expected for each of their columns the words" in refused(
+        folder, database
+    )
+
+
 def test_a_file_in_utf_16_is_read_when_that_is_said(database: Database, tmp_path: Path) -> None:
     text = "user_id,signup_date\r\nzo\u00eb,2024-01-01\r\n"
     folder = put(tmp_path / DAY, users__csv=text.encode("utf-16"))

@@ -7,6 +7,7 @@ than from files, or rows that a build overlooks.
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from data.load.stamp import StampError, stamp
 from data.postgres.raw_tables import BOOKKEEPING
 from data.postgres.setup import set_up
 from data.sample.generate import Plan, generate
-from tests.data.drops import USERS, Rows, effective, everything, write_drop
+from tests.data.drops import ROOT, USERS, Rows, effective, everything, write_drop
 from tests.dbt import builds
 
 JAN, FEB = "2024-01-31", "2024-02-29"
@@ -108,12 +109,18 @@ def test_a_build_sees_rows_only_once_they_are_stamped(database: Database, tmp_pa
     assert builds.build().success
     hours = "select watch_hours_30d from published.usage_features_latest where user_id = 'a'"
     assert builds.rows(hours) == [(None,)]
-    (done,) = stamp("usage", database)
+    lacking = (
+        "select skips_7d, rebuffer_events_7d from published.usage_features_latest order by user_id"
+    )
+    (done,) = stamp("usage", database, lacks=["skips"])
     assert (done.load_id, done.rows, str(done.as_of.date())) == (2, 1, JAN)
     assert builds.build().success
     assert builds.rows(hours) == [(5 / 60,)]
-    told = builds.rows("select recorded from raw.loads where load_id = 2")
-    assert told == [(["session_id", "user_id", "started_at", "watch_minutes"],)]
+    assert builds.rows(lacking) == [(None, None), (None, 0)]  # b had no session: zero is known
+    with pytest.raises(
+        StampError, match="'started_at' cannot lack; expected any of device_id, skips"
+    ):
+        stamp("usage", database, lacks=["started_at"])
 
 
 def test_what_is_stated_again_replaces_and_what_is_not_stays(database: Database) -> None:
@@ -193,10 +200,38 @@ def test_rows_behind_a_view_are_stamped_where_they_are(database: Database) -> No
         " rebuffer_events, as_of, load_id, loaded_at, replaced_by, superseded_by from warehouse.sessions",
     )
     set_up(database)
-    assert main(["stamp", "usage", "--as-of", JAN]) == 0
+    assert main(["stamp", "usage", "--as-of", JAN, "--lacks", "skips", "device_id"]) == 0
     assert builds.rows("select id, load_id, as_of::date::text from warehouse.sessions") == [
         ("s", 1, JAN)
     ]
+
+
+def test_the_text_about_other_loaders_does_what_it_says(
+    database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """docs/bring-your-own-data.md: its SQL and its commands, in their order."""
+    text = (ROOT / "docs" / "bring-your-own-data.md").read_text()
+    for language, block in re.findall(r"```(sql|sh)\n(.*?)```", text, re.S):
+        if language == "sql":
+            run(database, block)
+            continue
+        for command in block.splitlines():
+            if command == "make build":
+                assert builds.build().success
+            else:
+                words = command.removeprefix("make").removeprefix("python -m data").split()
+                assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "load 1: 20 rows of users, as of 2024-03-31 00:00:00\nload 2: 70 rows of usage" in said
+    assert builds.rows(
+        "select count(*), min(watch_hours_30d), sum(skips_7d) from published.usage_features_latest"
+    ) == [(20, 1.5, None)]
+    assert builds.rows(
+        "select paid_amount_90d from published.payment_features_latest where user_id = 'u-1'"
+    ) == [(9.99,)]
+    assert builds.rows("select load_id from warehouse.charges") == [(3,)]
+    named = set(re.findall(r"^\| `(\w+)` \|", text, re.M))
+    assert named == set(BOOKKEEPING)
 
 
 def test_stamps_at_the_same_time_wait_for_each_other(database: Database) -> None:

@@ -16,6 +16,8 @@ from typing import Any
 from uuid import UUID
 
 from serving.catalogue import CLOCKS, Catalogue, Row, Service
+from serving.problems import Problem
+from streamflow_feast.on_demand import OnDemandError
 
 EPOCH_2000 = datetime(2000, 1, 1, tzinfo=timezone.utc)
 UNIX_2000 = int(EPOCH_2000.timestamp())
@@ -28,6 +30,8 @@ def _text(value: object) -> str:
         return base64.b64encode(value).decode()
     if isinstance(value, Decimal):
         return format(value, "f")
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
     if isinstance(value, date | UUID):
         return str(value)
     raise TypeError(type(value).__name__)
@@ -99,12 +103,21 @@ class Answers:
             origin = self._origins[key] = self._origin(service, clocks, empty, second)
         return origin
 
-    def one(self, service: Service, who: bytes, row: Row) -> tuple[bytes, Origin]:
-        """The answer about one entity; `who` are the members that say which, as JSON."""
+    def one(
+        self, service: Service, who: bytes, row: Row, given: Mapping[str, Any] | None = None
+    ) -> tuple[bytes, Origin]:
+        """The answer about one entity; `who` are the members that say which, as JSON, and `given`
+        what the request brings for on-demand features.
+
+        Raises:
+            Problem: 500, they cannot be computed.
+        """
         origin = self.origin(service, row)
         features = dict(zip(service.names, service.values_of(row), strict=True))
         if origin.expired:
             features |= dict.fromkeys(origin.expired)
+        if service.on_demand:
+            features = on_demand(service, features, given or {})
         if service.of_other_form:
             text = _members(features, service.of_other_form)
         else:
@@ -151,7 +164,8 @@ class Answers:
         }
         etag, last_modified = b"", b""
         written = [moment for moment in clocks[2::CLOCKS] if moment is not None]
-        if len(written) == len(as_ofs):
+        # (What a request brings is part of the answer, and of no row.)
+        if len(written) == len(as_ofs) and not service.request:
             invocations = [view["invocation_id"] for view in views.values()]
             state = repr((service.digest, clocks, statuses, invocations))
             etag = b'W/"%b"' % hashlib.blake2b(state.encode(), digest_size=12).hexdigest().encode()
@@ -169,6 +183,30 @@ class Answers:
             etag,
             last_modified,
         )
+
+
+def on_demand(
+    service: Service, features: Mapping[str, Any], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A row's features as answered: the published ones and those computed from them.
+
+    Raises:
+        Problem: 500, they cannot be computed.
+    """
+    assert service.on_demand is not None
+    inputs = {}
+    for view in service.views:
+        for feature in view.features:
+            value = features[feature.name]
+            if feature.kind == "timestamp with time zone" and value is not None:
+                value = EPOCH_2000 + timedelta(microseconds=value)
+            inputs[f"{view.shown}:{feature.column}"] = value
+    try:
+        [computed] = service.on_demand.compute([inputs], [given])
+    except OnDemandError as error:
+        detail = "A function of the service's on-demand features failed; the log says how."
+        raise Problem(500, "not-computed", detail, log=str(error)) from None
+    return {k: v for k, v in features.items() if k not in service.hidden} | computed
 
 
 def _json(value: Any) -> str:

@@ -17,6 +17,7 @@ from feast.protos.feast.core.Registry_pb2 import Registry
 from feast.value_type import ValueType
 
 from streamflow_feast.kinds import BY_FEAST_TYPE, TYPE_TAG
+from streamflow_feast.on_demand import OnDemandFeatures, of_service
 from streamflow_feast.online.read import Lookup, select_vectors
 
 Row = tuple[Any, ...]  # of a service's statement; the clocks are microseconds since 2000
@@ -34,7 +35,7 @@ CLOCKS = 3  # a row has as_of, known_at and published_at of each view before its
 @dataclass(frozen=True)
 class Feature:
     """One feature of a service. `name` is its key in answers, `column` its name in the view, `kind`
-    its type in Postgres."""
+    its type in Postgres. A hidden one is read for on-demand features, and not answered."""
 
     name: str
     column: str
@@ -42,6 +43,7 @@ class Feature:
     kind: str
     description: str
     unit: str
+    hidden: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,34 @@ class Service:
     views: tuple[View, ...]
     statement: bytes
     digest: str  # changes with anything that can change an answer
+    on_demand: OnDemandFeatures | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """Names of the features as answered, in the order of the statement's columns."""
+        """Names of the features in the order of the statement's columns; as answered, or hidden."""
         return tuple(feature.name for view in self.views for feature in view.features)
+
+    @cached_property
+    def hidden(self) -> tuple[str, ...]:
+        """Those of `names` that are no part of an answer."""
+        return tuple(f.name for view in self.views for f in view.features if f.hidden)
+
+    @cached_property
+    def computed(self) -> tuple[tuple[str, str], ...]:
+        """Its on-demand features: (view, name)."""
+        if not self.on_demand:
+            return ()
+        return tuple(
+            (view.name, column.name)
+            for view in self.on_demand.views
+            for column in view.features
+            if column.name in self.on_demand.names
+        )
+
+    @cached_property
+    def request(self) -> Mapping[str, str]:
+        """What a request has to bring for the on-demand features: name -> Feast's type."""
+        return self.on_demand.request if self.on_demand else {}
 
     @cached_property
     def kinds(self) -> tuple[str, ...]:
@@ -198,8 +223,9 @@ def read_catalogue(blob: bytes, project: str, version: int = 0) -> Catalogue:
             for p in proto.spec.features
         ]
         try:
-            made = _service(proto.spec.name, proto.spec.description, taken, views)
-            services[proto.spec.name] = made
+            on_demand = of_service(registry, project, proto.spec.name)
+            about = proto.spec.description
+            services[proto.spec.name] = _service(proto.spec.name, about, taken, views, on_demand)
         except _RefusedError as reason:
             refused[proto.spec.name] = str(reason)
     entities: dict[str, Mapping[str, str]] = {
@@ -227,10 +253,22 @@ def _keys(view: FeatureViewProto) -> dict[str, str] | None:
 
 
 def _service(
-    service: str, about: str, taken: Sequence[Taken], known: Mapping[str, FeatureViewProto]
+    service: str,
+    about: str,
+    taken: Sequence[Taken],
+    known: Mapping[str, FeatureViewProto],
+    on_demand: OnDemandFeatures | None = None,
 ) -> Service:
+    computed = [view.name for view in on_demand.views] if on_demand else []
+    taken = [part for part in taken if part.view not in computed]
     names = [column.name for part in taken for column in part.columns]
     twice = {name for name, times in Counter(names).items() if times > 1}
+    inputs = (
+        {view: [name for name, _ in of] for view, of in on_demand.inputs.items()}
+        if on_demand
+        else {}
+    )
+    taken += [Taken(view, view, {}, []) for view in inputs if view not in [p.shown for p in taken]]
     views: list[View] = []
     columns: dict[str, str] = {}
     lookups: list[Lookup] = []
@@ -245,18 +283,17 @@ def _service(
         for key, column in keys.items():
             if columns.setdefault(column, kinds[key]) != kinds[key]:
                 raise _RefusedError(f"{column} is of two types")
-        features = tuple(
-            Feature(
-                # Feast's own rule for full names, applied only where short ones collide
-                name=f"{part.shown}__{c.name}" if c.name in twice else c.name,
-                column=c.name,
-                type=ValueType(c.value_type).name.lower(),
-                kind=c.tags.get(TYPE_TAG) or BY_FEAST_TYPE[Field.from_proto(c).dtype],
-                description=c.description,
-                unit=c.tags.get("unit", ""),
-            )
+        answered = [c.name for c in part.columns]
+        # Feast's own rule for full names, applied only where short ones collide
+        features = [
+            _feature(c, f"{part.shown}__{c.name}" if c.name in twice else c.name)
             for c in part.columns
-        )
+        ]
+        features += [
+            _feature(c, f"{part.shown}:{c.name}", hidden=True)
+            for c in view.spec.features
+            if c.name in inputs.get(part.shown, ()) and c.name not in answered
+        ]
         ttl = view.spec.ttl.ToTimedelta().total_seconds()
         model = view.spec.tags.get("dbt_model", "")
         views.append(
@@ -265,7 +302,7 @@ def _service(
                 shown=part.shown,
                 entity=_entity(view),
                 keys=keys,
-                features=features,
+                features=tuple(features),
                 ttl_seconds=ttl,
                 description=view.spec.description,
                 lineage=f"/#!/model/{model}?g_v=1" if model else "",
@@ -274,11 +311,24 @@ def _service(
             )
         )
         lookups.append(Lookup(part.view, keys, [PUBLISHED_AT, *(f.column for f in features)]))
-    if not names:
+    if not names and not on_demand:
         raise _RefusedError("it has no features")
     if len({(lookup.view, *lookup.keys.values()) for lookup in lookups}) < len(lookups):
         raise _RefusedError("it takes a feature view twice")
     statement = select_vectors(lookups, columns).as_bytes()
     meaning = [(v.shown, v.ttl_seconds, [(f.name, f.kind) for f in v.features]) for v in views]
-    digest = hashlib.blake2b(repr((statement, meaning)).encode(), digest_size=6).hexdigest()
-    return Service(service, about, columns, tuple(views), statement, digest)
+    code = [v.feature_transformation.udf_string for v in on_demand.views] if on_demand else []
+    digest = hashlib.blake2b(repr((statement, meaning, code)).encode(), digest_size=6).hexdigest()
+    return Service(service, about, columns, tuple(views), statement, digest, on_demand)
+
+
+def _feature(column: Any, name: str, *, hidden: bool = False) -> Feature:
+    return Feature(
+        name=name,
+        column=column.name,
+        type=ValueType(column.value_type).name.lower(),
+        kind=column.tags.get(TYPE_TAG) or BY_FEAST_TYPE[Field.from_proto(column).dtype],
+        description=column.description,
+        unit=column.tags.get("unit", ""),
+        hidden=hidden,
+    )

@@ -67,6 +67,8 @@ KINDS = {
     "past-vector": "`as_of` was given: the API serves the present only",
     "bad-parameter": "a query parameter or user id is not what the API takes",
     "bad-keys": "a join key is missing, unknown, or no value of its type",
+    "bad-request-data": "what an on-demand feature is computed from is missing, or of another type",
+    "not-computed": "the function of an on-demand feature failed",
     "bad-body": "the body is no JSON, or not the object that the API takes",
     "too-many-ids": "more user ids than one request may ask for",
     "key-required": "an API key is missing or not valid",

@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, StringConstraints
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    StringConstraints,
+)
 
 from data.contract import MAX_CHARACTERS, USER
 
@@ -48,11 +57,12 @@ class EntityBatch(_Model):
     """Body of POST /entities/features."""
 
     entities: Annotated[
-        list[dict[str, Key]],
+        list[dict[str, Key | StrictFloat | StrictBool | None]],
         Field(
             min_length=1,
             max_length=MOST_IDS,
-            description="Join key -> value, a row an entity; answered in this order.",
+            description="Join key -> value, and what an on-demand feature needs; a row an entity, "
+            "answered in this order.",
             examples=[[{"user_id": "7590-VHVEG", "device_id": "d1"}]],
         ),
     ]
@@ -69,8 +79,11 @@ class FeastRequest(BaseModel):
     """Body of POST /get-online-features, as Feast's feature server takes it."""
 
     entities: Annotated[
-        dict[str, list[Key]],
-        Field(description="Join key -> values.", examples=[{"user_id": ["7590-VHVEG"]}]),
+        dict[str, list[Key | StrictFloat | StrictBool | None]],
+        Field(
+            description="Join key, or what an on-demand feature needs -> values.",
+            examples=[{"user_id": ["7590-VHVEG"]}],
+        ),
     ]
     feature_service: str | None = None
     features: Annotated[
@@ -212,6 +225,7 @@ class FeatureDescription(_Model):
 
 class ViewDescription(_Model):
     name: str
+    on_demand: Annotated[bool, Field(description="Computed at the request, from other features.")]
     description: str
     ttl_seconds: Annotated[float, Field(description="0: values do not expire.")]
     features: list[FeatureDescription]
@@ -221,6 +235,9 @@ class ServiceDescription(_Model):
     name: str
     description: str
     keys: Annotated[dict[str, str], Field(description="Join keys that it is asked by -> type.")]
+    request: Annotated[
+        dict[str, str], Field(description="What a request brings for on-demand features -> type.")
+    ]
     views: list[ViewDescription]
 
 

@@ -13,7 +13,7 @@ from serving.answers import Origin, entity
 from serving.catalogue import Service
 from serving.problems import Problem, documented
 from serving.routes.features import CACHING, JSON, ServiceName
-from serving.routes.keys import columns, of_json, of_text, service_of
+from serving.routes.keys import columns, of_json, of_text, request_of, service_of
 from serving.state import State
 
 Made = tuple[bytes, Origin]
@@ -34,10 +34,15 @@ async def answers_about(
     answers, service, found = await state.read(lambda: state.service(name), keys)
     metrics.STORE_SECONDS.observe(time.perf_counter() - started)
     who = [entity(dict(zip(service.keys, key, strict=True))) for key in zip(*asked, strict=True)]
-    made = [answers.one(service, *pair) for pair in zip(who, found, strict=True)]
+    brought = [
+        request_of(service, row, texts=read is of_text) if service.on_demand else None
+        for row in rows
+    ]
+    parts = list(zip(who, found, brought, strict=True))
+    made = [answers.one(service, *part) for part in parts]
     if answers.missing:
         await state.know(answers)
-        made = [answers.one(service, *pair) for pair in zip(who, found, strict=True)]
+        made = [answers.one(service, *part) for part in parts]
     return service, made
 
 

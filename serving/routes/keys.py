@@ -36,6 +36,46 @@ def of_json(kind: str, value: Any) -> Any:
     return value
 
 
+def request_of(
+    service: Service, given: Mapping[str, Any], *, texts: bool = False
+) -> dict[str, Any]:
+    """What a request brings for on-demand features, as their types have it.
+
+    Raises:
+        Problem: 422, something is missing, or no value of its type.
+    """
+    found = {}
+    for name, kind in service.request.items():
+        if name not in given:
+            detail = f"{service.name} computes features from {name}, which is missing."
+            raise Problem(422, "bad-request-data", detail)
+        try:
+            found[name] = _given(kind, given[name], texts)
+        except (ValueError, TypeError):
+            detail = f"{name}: expected a {kind}."
+            raise Problem(422, "bad-request-data", detail) from None
+    return found
+
+
+def _given(kind: str, value: Any, texts: bool) -> Any:
+    if texts:
+        value = _of_text(kind, value)
+    fits = {"Bool": bool, "String": str, "Int64": int, "Int32": int}.get(kind, int | float)
+    if value is not None and (
+        not isinstance(value, fits) or (isinstance(value, bool) and kind != "Bool")
+    ):
+        raise ValueError
+    return float(value) if value is not None and kind.startswith("Float") else value
+
+
+def _of_text(kind: str, text: str) -> Any:
+    if kind == "String":
+        return text
+    if kind == "Bool":
+        return text == "true" if text in ("true", "false") else text
+    return int(text) if kind.startswith("Int") else float(text)
+
+
 EXPECTED = {"text": USER.expected, "bigint": "a whole number of 64 bits", "uuid": "a UUID"}
 
 
@@ -47,7 +87,7 @@ def columns(service: Service, rows: Sequence[Mapping[str, Any]], read: Any = of_
     """
     found: dict[str, list[Any]] = {key: [] for key in service.keys}
     for place, row in enumerate(rows):
-        if unknown := row.keys() - found.keys():
+        if unknown := row.keys() - found.keys() - service.request.keys():
             raise _wrong(place, min(unknown), f"is no key; there are: {', '.join(found)}")
         for key, kind in service.keys.items():
             if key not in row:

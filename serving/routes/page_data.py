@@ -191,9 +191,11 @@ def describe(catalogue: Catalogue, settings: Settings) -> CatalogueAnswer:
                 name=service.name,
                 description=service.description,
                 keys=dict(service.keys),
+                request=dict(service.request),
                 views=[
                     ViewDescription(
                         name=view.name,
+                        on_demand=False,
                         description=view.description,
                         ttl_seconds=view.ttl_seconds,
                         features=[
@@ -206,14 +208,41 @@ def describe(catalogue: Catalogue, settings: Settings) -> CatalogueAnswer:
                                 lineage=settings.docs_url.rstrip("/") + view.lineage,
                             )
                             for feature in view.features
+                            if not feature.hidden
                         ],
                     )
                     for view in service.views
-                ],
+                ]
+                + _computed(service),
             )
             for service in catalogue.services.values()
         ],
     )
+
+
+def _computed(service: Service) -> list[ViewDescription]:
+    views = service.on_demand.views if service.on_demand else ()
+    return [
+        ViewDescription(
+            name=view.name,
+            on_demand=True,
+            description=view.description,
+            ttl_seconds=0,
+            features=[
+                FeatureDescription(
+                    name=column.name,
+                    column=column.name,
+                    type=column.dtype.to_value_type().name.lower(),
+                    unit=column.tags.get("unit", ""),
+                    description=column.description,
+                    lineage="",
+                )
+                for column in view.features
+                if (view.name, column.name) in service.computed
+            ],
+        )
+        for view in views
+    ]
 
 
 def _is_number(feature: Feature) -> bool:

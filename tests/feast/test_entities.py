@@ -301,5 +301,5 @@ def test_the_past_of_an_entity_is_found_by_its_keys(filled, offline) -> None:
     assert past("user_device_features", user_id="1", device_id="3") == []
     account = {"account_id": 2**53 + 1, "region_id": str(REGIONS[0])}
     assert [as_of for as_of, _ in past("account_features", **account)] == [FEB, JAN]
-    with pytest.raises(psycopg.errors.InvalidParameterValue, match="found by .*device_id,user_id"):
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match=r"found by .*device_id,user_id"):
         past("user_device_features", user_id="12")

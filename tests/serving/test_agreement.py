@@ -76,7 +76,7 @@ def of_the_api(database: Database, rows: dict[str, Rows], **settings: Any) -> di
             assert {service["name"] for service in catalogue["services"]} == {
                 *USERS,
                 *DEVICES,
-                "offers",
+                "retention_offers",
             }
             found = {}
             for service in catalogue["services"]:
@@ -194,7 +194,7 @@ def test_on_demand(sample: Database) -> None:
         for n, user in enumerate(users)
     ]
     store = FeatureStore(repo_path=str(REPO))
-    made = store.get_online_features(store.get_feature_service("offers"), _columns(rows))
+    made = store.get_online_features(store.get_feature_service("retention_offers"), _columns(rows))
     expected = made.to_dict()
     there = [value is not None for value in expected["fee_per_watch_hour"]]
     assert sum(there) > 100
@@ -202,28 +202,28 @@ def test_on_demand(sample: Database) -> None:
 
     async def run() -> tuple[list[Any], list[Any], Any, list[Any]]:
         async with running(create_app(Settings(), sample), timeout=30) as client:
-            body: dict[str, Any] = {"service": "offers", "entities": rows}
+            body: dict[str, Any] = {"service": "retention_offers", "entities": rows}
             many = (await client.post("/entities/features", json=body)).json()["results"]
             ones = [
                 await client.get(
                     f"/features/{row['user_id']}",
-                    params={"service": "offers", "offered_fee": repr(row["offered_fee"])},
+                    params={"service": "retention_offers", "offered_fee": repr(row["offered_fee"])},
                 )
                 for row in rows
                 if row["offered_fee"] is not None
             ]
-            body = {"feature_service": "offers", "entities": _columns(rows)}
+            body = {"feature_service": "retention_offers", "entities": _columns(rows)}
             form = (await client.post("/get-online-features", json=body)).json()
             bad = [
-                await client.get("/features/x?service=offers"),
-                await client.get("/features/x?service=offers&offered_fee=cheap"),
-                await client.get("/features/x?service=offers&offered_fee=1&other=1"),
-                await client.post("/features", json={"service": "offers", "user_ids": ["x"]}),
+                await client.get("/features/x?service=retention_offers"),
+                await client.get("/features/x?service=retention_offers&offered_fee=cheap"),
+                await client.get("/features/x?service=retention_offers&offered_fee=1&other=1"),
+                await client.post("/features", json={"service": "retention_offers", "user_ids": ["x"]}),
             ]
             return many, ones, form, bad
 
     many, ones, form, bad = asyncio.run(run())
-    names = ("monthly_fee", "watch_hours_30d", "fee_per_watch_hour", "offered_discount")
+    names = ("monthly_fee", "contract_type", "watch_hours_30d", "fee_per_watch_hour", "offered_discount")
     for place, answer in enumerate(many):
         assert answer["features"] == {name: expected[name][place] for name in names}
     there = [
@@ -264,7 +264,8 @@ def test_feasts_remote_online_store(
     with api(sample, port, tmp_path / "api.log", timeout=20):
         client = FeatureStore(repo_path=str(REPO), fs_yaml_file=yaml)
         store = FeatureStore(repo_path=str(REPO))
-        for service in (*USERS, *DEVICES):
+        # (Not of all_features: its client cannot take an empty list, whoever answers.)
+        for service in ("churn_v1", *DEVICES):
             asked = [row for row in rows[service] if len(row) == 1] or rows[service]
             theirs = client.get_online_features(client.get_feature_service(service), asked[-50:])
             ours_ = store.get_online_features(store.get_feature_service(service), asked[-50:])

@@ -82,9 +82,9 @@ audit: $(VENV)/.runtime ## does every online value equal the offline one?
 	@$(RUN) audit
 
 .PHONY: training-set
-training-set: $(VENV)/.runtime ## features and labels of snapshots    AS_OF=2024-01-31[,...|..2024-06-30] [KNOWN_AT= SERVICE=]
-	@$(call need,AS_OF,make training-set AS_OF=2024-01-31)
-	@$(RUN) training-set --as-of $(call typed,AS_OF) $(call option,KNOWN_AT,--known-at) \
+training-set: $(VENV)/.runtime ## features and labels of snapshots    AS_OF=2024-01-31[,...|..2024-06-30] or LABELS=<file> [KNOWN_AT= SERVICE=]
+	@[ -n $(or $(call typed,LABELS),'') ] || $(call need,AS_OF,make training-set AS_OF=2024-01-31)
+	@$(RUN) training-set $(call option,AS_OF,--as-of) $(call option,LABELS,--labels) $(call option,KNOWN_AT,--known-at) \
 		$(call option,SERVICE,--service)
 
 .PHONY: leak-check

@@ -258,12 +258,17 @@ def audit() -> list[AuditResult]:
     return results
 
 
-def training_set(as_of: Sequence[str], **options: Any) -> Any:
-    """Write features and labels of the snapshots to data/processed (streamflow_feast.training)."""
+def training_set(as_of: Sequence[str] = (), labels: str | None = None, **options: Any) -> Any:
+    """Write features and labels of the snapshots, or of rows of one's own, to data/processed."""
+    from streamflow_feast.training.own_labels import write_for_labels
     from streamflow_feast.training.training_set import write_training_set
 
-    with told_as("training-set", f"make training-set AS_OF={','.join(as_of)}"):
-        return write_training_set(as_of, **options)
+    if labels is None:
+        with told_as("training-set", f"make training-set AS_OF={','.join(as_of)}"):
+            return write_training_set(as_of, **options)
+    options.pop("keep_unlabelled", None)  # whoever brings rows has chosen them
+    with told_as("training-set", "make training-set LABELS=<file>"):
+        return write_for_labels(labels, **options)
 
 
 def vector(user_id: str, service: str = "all_features") -> dict[str, Any]:

@@ -218,12 +218,20 @@ def test_on_demand(sample: Database) -> None:
                 await client.get("/features/x?service=retention_offers"),
                 await client.get("/features/x?service=retention_offers&offered_fee=cheap"),
                 await client.get("/features/x?service=retention_offers&offered_fee=1&other=1"),
-                await client.post("/features", json={"service": "retention_offers", "user_ids": ["x"]}),
+                await client.post(
+                    "/features", json={"service": "retention_offers", "user_ids": ["x"]}
+                ),
             ]
             return many, ones, form, bad
 
     many, ones, form, bad = asyncio.run(run())
-    names = ("monthly_fee", "contract_type", "watch_hours_30d", "fee_per_watch_hour", "offered_discount")
+    names = (
+        "monthly_fee",
+        "contract_type",
+        "watch_hours_30d",
+        "fee_per_watch_hour",
+        "offered_discount",
+    )
     for place, answer in enumerate(many):
         assert answer["features"] == {name: expected[name][place] for name in names}
     there = [

@@ -61,6 +61,14 @@ class Publication:
     invocation_id: str
     code_version: str
 
+    def told(self) -> dict[str, str]:
+        """As the manifest of a set has it."""
+        return {
+            "known_at": iso(self.known_at),
+            "dbt_invocation_id": self.invocation_id,
+            "code_version": self.code_version,
+        }
+
 
 @dataclass(frozen=True)
 class TrainingSet:
@@ -76,7 +84,7 @@ class TrainingSet:
             left_out = f", {n['left_out']:,} without a label left out" if n["left_out"] else ""
             unknown = f", {n['unlabelled']:,} without a label" if n["unlabelled"] else ""
             lines.append(f"{name}: {n['rows']:,} rows, {n['churned']:,} churned{unknown}{left_out}")
-        if len(lines) > 1:
+        if len(lines) != 1:
             lines.append(f"in all: {self.manifest['rows']:,} rows")
         known_at = self.manifest["publication"]["known_at"]
         names = ", ".join(file.name for file in self.files)
@@ -103,26 +111,22 @@ def write_training_set(
         TrainingSetError: see the class.
     """
     with Database().connect() as connection:
-        publication = resolve_known_at(connection, _instant(known_at) if known_at else None)
+        publication = resolve_known_at(connection, instant_of(known_at) if known_at else None)
         snapshots = _snapshots(connection, as_of, publication, keep_unlabelled)
         entities = _entities(connection, snapshots, publication)
     labelled = pc.is_valid(entities.column(LABEL))
     wanted = entities if keep_unlabelled else entities.filter(labelled)
     refs, table = _with_features(wanted, service, publication, known_at is not None)
     manifest = {
-        "as_of": [_iso(instant) for instant in snapshots],
-        "known_at": None if known_at is None else _iso(_instant(known_at)),
-        "publication": {
-            "known_at": _iso(publication.known_at),
-            "dbt_invocation_id": publication.invocation_id,
-            "code_version": publication.code_version,
-        },
+        "as_of": [iso(instant) for instant in snapshots],
+        "known_at": None if known_at is None else iso(instant_of(known_at)),
+        "publication": publication.told(),
         "feature_service": service,
         "features": refs,
         "code_version": code_version(),
         "rows": table.num_rows,
         "snapshots": {
-            _iso(instant).removesuffix("T00:00:00Z"): _counts(entities, table, instant)
+            iso(instant).removesuffix("T00:00:00Z"): _counts(entities, table, instant)
             for instant in snapshots
         },
         "nulls": {column: table.column(column).null_count for column in table.column_names},
@@ -146,7 +150,7 @@ def resolve_known_at(connection: psycopg.Connection, known_at: datetime | None) 
         ).fetchone() or (None,)
         if known_at > now:
             raise TrainingSetError(
-                f"known_at {_iso(known_at)} lies in the future (it is {_iso(now)}): what will be "
+                f"known_at {iso(known_at)} lies in the future (it is {iso(now)}): what will be "
                 "known then is not known yet. Leave it out for what is known now"
             )
         running = connection.execute(
@@ -156,8 +160,8 @@ def resolve_known_at(connection: psycopg.Connection, known_at: datetime | None) 
         ).fetchone()
         if running:
             raise TrainingSetError(
-                f"the dbt build {running[1]}, stamped {_iso(running[0])}, has not ended and may "
-                f"still publish below known_at {_iso(known_at)}. Wait for it, or ask for an "
+                f"the dbt build {running[1]}, stamped {iso(running[0])}, has not ended and may "
+                f"still publish below known_at {iso(known_at)}. Wait for it, or ask for an "
                 "earlier instant; if it was killed, the next dbt build clears it: "
                 "cd dbt_project && dbt build"
             )
@@ -174,7 +178,7 @@ def resolve_known_at(connection: psycopg.Connection, known_at: datetime | None) 
     if known_at is None or not first or first[0] is None:
         raise TrainingSetError("nothing is published yet: cd dbt_project && dbt build")
     raise TrainingSetError(
-        f"nothing was published by {_iso(known_at)}; the first publication is {_iso(first[0])}"
+        f"nothing was published by {iso(known_at)}; the first publication is {iso(first[0])}"
     )
 
 
@@ -193,15 +197,15 @@ def _snapshots(
     asked: list[datetime] = []
     for part in _parts(as_of):
         if isinstance(part, str) and ".." in part:
-            start, end = map(_instant, part.split("..", 1))
+            start, end = map(instant_of, part.split("..", 1))
             found = [instant for instant in there if start <= instant <= end]
         else:
-            found = [instant for instant in there if instant == _instant(part)]
+            found = [instant for instant in there if instant == instant_of(part)]
         if not found:
             kind = "users" if keep_unlabelled else "labels"
-            shown = part if isinstance(part, str) else _iso(part)
+            shown = part if isinstance(part, str) else iso(part)
             exist = (
-                ", ".join(_iso(instant).removesuffix("T00:00:00Z") for instant in there[-12:])
+                ", ".join(iso(instant).removesuffix("T00:00:00Z") for instant in there[-12:])
                 or "none"
             )
             raise TrainingSetError(
@@ -220,7 +224,8 @@ def _parts(as_of: str | datetime | Sequence[str | datetime]) -> list[str | datet
     return [part for item in as_of for part in _parts(item)]
 
 
-def _instant(value: str | datetime) -> datetime:
+def instant_of(value: str | datetime) -> datetime:
+    """An ISO date or instant; without an offset it is UTC. Raises TrainingSetError."""
     if isinstance(value, str):
         try:
             # Python 3.10 reads no Z.
@@ -232,7 +237,8 @@ def _instant(value: str | datetime) -> datetime:
     return value if value.tzinfo else value.replace(tzinfo=timezone.utc)
 
 
-def _iso(instant: datetime) -> str:
+def iso(instant: datetime) -> str:
+    """ISO 8601 in UTC."""
     return instant.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")
 
 
@@ -240,7 +246,7 @@ def _entities(
     connection: psycopg.Connection, snapshots: list[datetime], publication: Publication
 ) -> pa.Table:
     """(user_id, as_of, label) of everyone in the snapshots or with a label; null: unknown."""
-    instants = sql.SQL(", ").join(map(sql.Literal, map(_iso, snapshots)))
+    instants = sql.SQL(", ").join(map(sql.Literal, map(iso, snapshots)))
     users, labels = (
         sql.SQL("(select * from ({}) v where as_of = any(array[{}]::timestamptz[]))").format(
             point_in_time.effective(view, publication.known_at), instants
@@ -267,7 +273,7 @@ def _with_features(
         defined = published_manifest(Database(), publication.known_at) if as_then else None
         try:
             chosen, job = (
-                _job(frame, service) if defined is None else _job_as_then(frame, service, defined)
+                job_of(frame, service) if defined is None else job_as_then(frame, service, defined)
             )
         except RequestDataNotFoundInEntityDfException as lacking:
             raise TrainingSetError(
@@ -295,7 +301,7 @@ def _refs(service: FeatureService) -> list[str]:
     ]
 
 
-def _job(frame: pd.DataFrame, service: str) -> tuple[list[str], RetrievalJob]:
+def job_of(frame: pd.DataFrame | str, service: str) -> tuple[list[str], RetrievalJob]:
     """The features of a service of Feast's registry, and what Feast gives for it."""
     from feast import FeatureStore
 
@@ -308,8 +314,8 @@ def _job(frame: pd.DataFrame, service: str) -> tuple[list[str], RetrievalJob]:
     return _refs(features), store.get_historical_features(frame, features)
 
 
-def _job_as_then(
-    frame: pd.DataFrame, service: str, defined: Manifest
+def job_as_then(
+    frame: pd.DataFrame | str, service: str, defined: Manifest
 ) -> tuple[list[str], RetrievalJob]:
     """The same for the definitions of an earlier publication, which the registry has no more. Of
     on-demand features, which are code and not published, today's functions are used."""

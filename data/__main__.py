@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 
 import psycopg
 
-from data.contract import dbt_docs, markdown
+from data.contract import dbt_docs, declared, markdown
 from data.database import Database, is_loopback, no_connection
 from data.errors import command
-from data.load.load import load
+from data.load.check import DropError
+from data.load.load import check, load
+from data.load.stamp import stamp
 from data.paths import PROCESSED
 from data.postgres.server import EmbeddedServer
 from data.postgres.setup import set_up
@@ -50,6 +53,12 @@ def up(settings: Database) -> str:
     return message
 
 
+def _instant(text: str) -> datetime:
+    """A date or an instant; UTC where it has no offset."""
+    moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+
+
 def _add_generate(command: argparse.ArgumentParser) -> None:
     default = Plan()
     command.add_argument("--users", type=int, default=default.users, help="in the first drop")
@@ -85,6 +94,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             const=QUARANTINE,
             help="leave rows with an error out, and write them with the reasons to this folder",
         )
+    stamp_rows = commands.add_parser(
+        "stamp", help="make a load of rows that another loader put into a raw table"
+    )
+    stamp_rows.add_argument("table", nargs="+", help="a raw table, such as those of `contract`")
+    stamp_rows.add_argument(
+        "--as-of",
+        type=_instant,
+        help="of rows without one: a date, or an instant (default: the last midnight UTC)",
+    )
+    stamp_rows.add_argument(
+        "--lacks",
+        nargs="+",
+        default=[],
+        metavar="COLUMN",
+        help="columns of which the other loader knows nothing: no value there means unknown",
+    )
     _add_generate(commands.add_parser("generate", help="write drops of an invented service"))
     options = parser.parse_args(arguments)
     settings = Database()
@@ -97,15 +122,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prepare(settings)
         print(f"{settings.database} is set up")
     elif options.command == "contract":
-        print(dbt_docs() if options.dbt else markdown(), end="\n" * (not options.dbt))
+        text = dbt_docs if options.dbt else markdown
+        print(text(declared()), end="\n" * (not options.dbt))
     elif options.command == "generate":
         fields = {name: getattr(options, name) for name in Plan.__dataclass_fields__}
         folders = generate(options.out, Plan(**fields))
         print(f"{len(folders)} drops in {options.out}: {folders[0].name} to {folders[-1].name}")
-    elif options.command in ("check", "load"):
+    elif options.command == "stamp":
+        for table in options.table:
+            loads = stamp(table, settings, as_of=options.as_of, lacks=options.lacks)
+            print("\n".join(map(str, loads)) or f"no rows of {table} wait for a stamp")
+    elif options.command == "load":
         for folder in options.folder:
-            dry_run = options.command == "check"
-            print(load(folder, settings, dry_run=dry_run, quarantine=options.quarantine))
+            print(load(folder, settings, quarantine=options.quarantine))
+    elif options.command == "check":
+        wrong = False
+        for found in check(options.folder, settings, quarantine=options.quarantine is not None):
+            wrong |= isinstance(found, DropError)
+            print(found, file=sys.stderr if isinstance(found, DropError) else sys.stdout)
+        return int(wrong)
     return 0
 
 

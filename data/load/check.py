@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
-from data.contract import MAX_CHARACTERS, NO_ID, Column
+from data.contract import NO_ID, Column
 
 SHOWN = 20
 """How many errors of one file are written out; the others are counted."""
@@ -36,6 +36,9 @@ class Report:
     problems: list[Problem] = field(default_factory=list)
     count: int = 0
     refused: dict[int, list[str]] | None = None  # where rows may be refused: line -> its errors
+    hints: set[str] = field(default_factory=set)  # what a mapping.yml could say
+    left_out: int = 0  # rows that the mapping's `only` leaves out
+    first_row: int = 2  # the line of it, below the header
     keys_lost: bool = False  # an error took the key of some row: who is listed is not known
 
     def add(self, line: int, column: str, text: str) -> None:
@@ -56,6 +59,9 @@ class Report:
         lines += [f"  {problem}" for problem in self.problems]
         if self.count > len(self.problems):
             lines.append(f"  and {self.count - len(self.problems)} more")
+        if self.hints:
+            said = "; ".join(sorted(self.hints))
+            lines.append(f"  If that is form alone, say in mapping.yml beside it: {said}")
         return "\n".join(lines)
 
 
@@ -95,7 +101,12 @@ def cell_problem(column: Column, text: str, day: date) -> str | None:
         return f"{show(text)} is not UTF-8"
     if column.is_id and text.casefold() in NO_ID:
         return f"{show(text)} says that there is none; expected {column.expected}"
-    right = len(text) <= MAX_CHARACTERS and bool(re.fullmatch(column.type.pattern, text))
+    right = len(text) <= column.type.longest and bool(re.fullmatch(column.type.pattern, text))
+    if right and column.type.to_sql:
+        try:
+            column.type.to_sql(text)
+        except ValueError:
+            right = False
     if right and column.type.name == "date":
         value = to_date(text)
         right = value is not None

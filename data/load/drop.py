@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timezone
 from pathlib import Path
 
-from data.contract import TABLES, Table
+from data.contract import Table, declared
 from data.load.check import DropError, Report, show, to_date
 from data.load.mapping import NAME, Form, read_mapping
 
@@ -30,7 +30,7 @@ class Drop:
         return datetime(self.day.year, self.day.month, self.day.day, tzinfo=timezone.utc)
 
 
-def find_drop(folder: Path | str, tables: tuple[Table, ...] = TABLES) -> Drop:
+def find_drop(folder: Path | str, tables: Sequence[Table] | None = None) -> Drop:
     """The drop in `folder`, whose name is its date.
 
     Raises:
@@ -39,6 +39,7 @@ def find_drop(folder: Path | str, tables: tuple[Table, ...] = TABLES) -> Drop:
             passed over.
     """
     path = Path(os.path.abspath(folder))
+    tables = declared() if tables is None else tables
     report = Report("the folder")
     day = to_date(path.name)
     files: dict[str, Path] = {}
@@ -58,7 +59,7 @@ def find_drop(folder: Path | str, tables: tuple[Table, ...] = TABLES) -> Drop:
 
 
 def _files(
-    folder: Path, tables: tuple[Table, ...], forms: Mapping[str, Form], report: Report
+    folder: Path, tables: Sequence[Table], forms: Mapping[str, Form], report: Report
 ) -> dict[str, Path]:
     """Table name -> its file; notes every file that is none, and every second one."""
     known: dict[str, list[str]] = {}  # a file may hold several tables

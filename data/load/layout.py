@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import difflib
 import gzip
+import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -41,8 +43,23 @@ class Layout:
 
     names: list[str]  # the file's own
     places: list[Place]
-    separator: str
     ignored: list[str]
+    key: tuple[str, ...]  # the table's
+    form: Form
+
+    @property
+    def has_header(self) -> bool:
+        """Whether the file's first line names its columns."""
+        return not self.form.header
+
+    def is_wanted(self, cells: list[str]) -> bool:
+        """Whether a row is one of those that the mapping's `only` leaves."""
+        return all(
+            cells[number].strip() in words
+            for number, name in enumerate(self.names)
+            for wanted, words in self.form.only.items()
+            if plain(wanted) == plain(name)
+        )
 
     @property
     def columns(self) -> list[Column]:
@@ -53,7 +70,11 @@ class Layout:
     def is_plain(self) -> bool:
         """Whether the file is written as the contract says, column by column."""
         return (
-            self.separator == ","
+            self.form.separator == ","
+            and self.form.quotes == "csv"
+            and not self.form.encoding
+            and not self.form.only
+            and self.has_header
             and all(
                 place.index == number and place.convert is None
                 for number, place in enumerate(self.places)
@@ -65,7 +86,8 @@ class Layout:
 def read_layout(path: Path, table: Table, form: Form | None, report: Report) -> Layout | None:
     """What the header says; None, with the reasons in the report, when it can't be used."""
     written = form or Form()
-    names = _names(path, written.separator, report)
+    at = 0 if written.header else 1  # the line of the names; 0: they are not in the file
+    names = _names(path, written, report)
     if names is None:
         return None
     places: list[Place] = []
@@ -76,7 +98,7 @@ def read_layout(path: Path, table: Table, form: Form | None, report: Report) -> 
         column = by_plain.get(plain(name) if form else name)
         if name in names[:number]:
             if names[:number].count(name) == 1:
-                report.add(1, name, "the column is there twice")
+                report.add(at, name, "the column is there twice")
         elif column is None or column.name in written.make:
             unknown.append(name)
         else:
@@ -87,8 +109,14 @@ def read_layout(path: Path, table: Table, form: Form | None, report: Report) -> 
         column = table.column(name)
         for part in TEMPLATE.findall(template):
             if part != "line" and plain(part) not in map(plain, names):
-                report.add(1, name, f"is made from {show(part)}, which is no column of the file")
+                report.add(at, name, f"is made from {show(part)}, which is no column of the file")
         places.append(Place(column, -1, name, written.converter(column), template))
+    for name in written.only:
+        if plain(name) not in map(plain, names):
+            report.add(at, name, "`only` goes by it, and it is no column of the file")
+    used = {plain(part) for place in places for part in TEMPLATE.findall(place.template)}
+    used |= set(map(plain, written.only))
+    unknown = [name for name in unknown if plain(name) not in used]
     there = {place.column.name for place in places}
     meant: set[str] = set()  # missing columns that are there under a name like theirs
     if written.unknown_columns != "ignore":
@@ -98,17 +126,15 @@ def read_layout(path: Path, table: Table, form: Form | None, report: Report) -> 
             if like := _like(name, absent):
                 text = f"unknown column {show(name)}; did you mean {like}?"
                 meant.add(like)
-            report.add(1, "", text)
+            report.add(at, "", text)
     for column in table.columns:
         if column.name not in there | meant and not column.may_be_absent:
             name = written.columns.get(column.name, column.name)
             also = f" ({show(name)})" if name != column.name else ""
-            report.add(1, column.name, f"the column is missing{also}")
+            report.add(at, column.name, f"the column is missing{also}")
     if report.count:
         return None
-    made = [part for place in places for part in TEMPLATE.findall(place.template)]
-    ignored = [name for name in unknown if plain(name) not in map(plain, made)]
-    return Layout(names, places, written.separator, ignored)
+    return Layout(names, places, unknown, table.key, written)
 
 
 def plain(name: str) -> str:
@@ -122,8 +148,9 @@ def _like(name: str, missing: list[str]) -> str | None:
     return next(iter(difflib.get_close_matches(written, missing, n=1, cutoff=0.8)), None)
 
 
-def _names(path: Path, separator: str, report: Report) -> list[str] | None:
-    """The names in a file's header; notes why there are none."""
+def _names(path: Path, form: Form, report: Report) -> list[str] | None:
+    """The names of a file's columns; notes why there are none."""
+    separator, encoding = form.separator, form.encoding
     if path.suffix == ".parquet":
         try:
             return list(pq.read_schema(path).names)
@@ -135,19 +162,27 @@ def _names(path: Path, separator: str, report: Report) -> list[str] | None:
         return None
     with open_bytes(path) as file:
         start = file.read(4)
-        if start[:2] in (b"\xff\xfe", b"\xfe\xff") or start[1::2] == b"\0\0":
-            report.add(1, "", "the header is not UTF-8, but UTF-16; save the file as UTF-8")
+        is_utf_16 = start[:2] in (b"\xff\xfe", b"\xfe\xff") or start[1::2] == b"\0\0"
+        if is_utf_16 and not encoding:
+            report.add(
+                1,
+                "",
+                "the header is not UTF-8, but UTF-16; save the file as UTF-8, or say "
+                f"encoding: utf-16 in {NAME} beside it",
+            )
             return None
+        if form.header:
+            return list(form.header)
         file.seek(0)
         # Before csv sees it: the one of Python 3.10 stops at the NULs of a file in UTF-16.
-        first = next(physical_lines(file), "").rstrip("\r\n")
+        first = next(physical_lines(file, encoding), "").rstrip("\r\n")
         if any("\udc80" <= character <= "\udcff" for character in first):
             report.add(1, "", f"the header is not UTF-8: {show(first)}")
             return None
         file.seek(0)
         try:
-            lines = csv.reader(physical_lines(file), strict=True, delimiter=separator)
-            names = next(lines, [])
+            lines = csv_rows(file, form)
+            names: list[str] = next(lines, [])
         except csv.Error as error:
             report.add(1, "", csv_problem(error))
             return None
@@ -175,11 +210,30 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
         yield cast(BinaryIO, unpacked)
 
 
-def physical_lines(file: BinaryIO) -> Iterator[str]:
+# What is not of an encoding survives as lone surrogates, which no cell may hold.
+codecs.register_error(
+    "not of it",
+    lambda error: ("\udc80" * (error.end - error.start), error.end),  # type: ignore
+)
+
+
+def physical_lines(file: BinaryIO, encoding: str = "") -> Iterator[str]:
     """Lines split at line feeds only, without byte order mark; bytes that are not UTF-8 survive.
 
     Such a byte comes as a lone surrogate. An overlong line is cut, which makes it an error.
     """
+    if encoding:
+        text = io.TextIOWrapper(file, encoding, errors="not of it", newline="\n")
+        try:
+            while whole := text.readline(LONGEST_LINE):
+                more = whole
+                while not more.endswith("\n") and (more := text.readline(LONGEST_LINE)):
+                    pass
+                yield whole
+        finally:
+            if not file.closed:
+                text.detach()  # it would close the file
+        return
     start = b"\xef\xbb\xbf"
     while line := file.readline(LONGEST_LINE):
         rest = line
@@ -187,6 +241,14 @@ def physical_lines(file: BinaryIO) -> Iterator[str]:
             pass
         yield line.removeprefix(start).decode("utf-8", "surrogateescape")
         start = b"\x00not at the start"
+
+
+def csv_rows(file: BinaryIO, form: Form) -> Any:
+    """The file's rows, as csv reads them: it knows the line."""
+    lines = physical_lines(file, form.encoding)
+    if form.quotes == "none":
+        return csv.reader(lines, strict=True, delimiter=form.separator, quoting=csv.QUOTE_NONE)
+    return csv.reader(lines, strict=True, delimiter=form.separator)
 
 
 def csv_problem(error: csv.Error) -> str:

@@ -7,14 +7,15 @@ may come in any order, repeated or corrected, and the rows in effect end up the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
 import psycopg
 from psycopg import sql
 
-from data.contract import TABLES, Table
+from data.contract import Table, declared
 from data.database import Database
 from data.load.check import DropError
 from data.load.drop import Drop, find_drop
@@ -31,6 +32,7 @@ class TableResult:
 
     read: int
     added: int  # new or corrected
+    replaced: int  # of the added: in place of what this drop or an older one said
     repeated: int  # said before, in this file or by an earlier delivery of the same drop
     retracted: int  # said by an earlier delivery of the same drop, and no longer
 
@@ -51,10 +53,12 @@ class LoadResult:
         return self.load_id is not None
 
     def __str__(self) -> str:
-        heads = "".join(f"{head:>12}" for head in ("read", "added", "repeated", "retracted"))
+        heads = "".join(
+            f"{head:>12}" for head in ("read", "added", "replaced", "repeated", "retracted")
+        )
         lines = [f"{self.drop.day!s:<18}{heads}"]
         for name, rows in self.tables.items():
-            counts = (rows.read, rows.added, rows.repeated, rows.retracted)
+            counts = (rows.read, rows.added, rows.replaced, rows.repeated, rows.retracted)
             lines.append(f"{name:<18}" + "".join(f"{count:>12,}" for count in counts))
         done = f"load {self.load_id}" if self.changed else "nothing changed"
         if self.dry_run:
@@ -69,11 +73,10 @@ def load(
     folder: Path | str,
     settings: Database | None = None,
     *,
-    dry_run: bool = False,
     quarantine: Path | None = None,
-    tables: tuple[Table, ...] = TABLES,
+    tables: Sequence[Table] | None = None,
 ) -> LoadResult:
-    """Load the drop in `folder`; with `dry_run`, find out what that would do and undo it.
+    """Load the drop in `folder`.
 
     With `quarantine`, a folder, rows with an error are left out and written there with the reasons;
     a file whose header is wrong refuses the drop all the same.
@@ -81,44 +84,84 @@ def load(
     Raises:
         DropError: something is wrong with the drop; nothing was changed.
     """
+    tables = declared() if tables is None else tables
     drop = find_drop(folder, tables)
     settings = settings or Database()
     with settings.connect(application_name="streamflow load") as connection:
-        files = [
-            stage(connection, table, drop, quarantine=quarantine is not None)
-            for table in tables
-            if table.name in drop.files
-        ]
-        # From here on alone: what is read below is what every load before this one left.
-        connection.execute("select pg_advisory_xact_lock(%s)", [LOAD_LOCK])
-        check_rows(connection, drop, files)
-        fatal = [one.report for one in files if one.report.count and not _is_row_by_row(one)]
-        if fatal:
-            raise DropError(folder, fatal)
-        load_id, loaded_at = connection.execute(
-            "select coalesce(max(load_id), 0) + 1, clock_timestamp() from raw.loads"
-        ).fetchone() or (0, None)
-        merge = _Merge(connection, drop, load_id, loaded_at)
-        results = {staged.table.name: merge.table(staged) for staged in files}
-        warnings = notices(connection, drop, files)
-        if dry_run:
-            connection.rollback()
-        elif quarantine is not None:
-            warnings += [
+        result, files = _take(connection, drop, tables, leave_out=quarantine is not None)
+        if quarantine is not None:
+            result.warnings.extend(
                 f"{one.report.file}: {len(one.report.refused):,} rows refused, with the reasons in "
                 f"{write_refused(quarantine / drop.day.isoformat(), drop, one)}"
                 for one in files
                 if one.report.refused
-            ]
-    if not dry_run:
-        _analyze(settings, [n for n in merge.changed if results[n].added >= ANALYZE_FROM])
-    made = load_id if merge.changed else None
-    return LoadResult(drop, made, results, warnings, dry_run)
+            )
+    analyze(settings, [n for n, rows in result.tables.items() if rows.added >= ANALYZE_FROM])
+    return result
+
+
+def check(
+    folders: Sequence[Path | str],
+    settings: Database | None = None,
+    *,
+    quarantine: bool = False,
+    tables: Sequence[Table] | None = None,
+) -> Iterator[LoadResult | DropError]:
+    """What `load` would do with each of the drops, one after the other; all of it is undone."""
+    tables = declared() if tables is None else tables
+    with (
+        (settings or Database()).connect(application_name="streamflow check") as connection,
+        connection.transaction(force_rollback=True),
+    ):
+        for folder in folders:
+            try:
+                with connection.transaction():
+                    drop = find_drop(folder, tables)
+                    result, files = _take(connection, drop, tables, leave_out=quarantine)
+                    for staged in files:
+                        connection.execute(sql.SQL("drop table {}").format(staged.incoming))
+            except DropError as error:
+                yield error
+                continue
+            refused = [str(one.report) for one in files if one.report.refused]
+            if refused:
+                refused.insert(0, "rows that would be refused:")
+            yield replace(result, warnings=[*result.warnings, *refused], dry_run=True)
+
+
+def _take(
+    connection: psycopg.Connection,
+    drop: Drop,
+    tables: Sequence[Table],
+    *,
+    leave_out: bool,
+) -> tuple[LoadResult, list[Staged]]:
+    """Load the drop, in the transaction that is open. It raises DropError."""
+    files = [
+        stage(connection, table, drop, quarantine=leave_out)
+        for table in tables
+        if table.name in drop.files
+    ]
+    # From here on alone: what is read below is what every load before this one left.
+    connection.execute("select pg_advisory_xact_lock(%s)", [LOAD_LOCK])
+    check_rows(connection, drop, files, tables)
+    fatal = [one.report for one in files if one.report.count and not _is_row_by_row(one)]
+    if fatal:
+        raise DropError(drop.folder, fatal)
+    load_id, loaded_at = connection.execute(
+        "select coalesce(max(load_id), 0) + 1, clock_timestamp() from raw.loads"
+    ).fetchone() or (0, None)
+    merge = _Merge(connection, drop, load_id, loaded_at)
+    results = {staged.table.name: merge.table(staged) for staged in files}
+    warnings = notices(connection, drop, files, tables)
+    return LoadResult(drop, load_id if merge.changed else None, results, warnings), files
 
 
 def _is_row_by_row(staged: Staged) -> bool:
     """Whether all errors of a file are of rows that may be left out."""
-    return staged.report.refused is not None and min(staged.report.refused) > 1
+    return (
+        staged.report.refused is not None and min(staged.report.refused) >= staged.report.first_row
+    )
 
 
 @dataclass
@@ -134,10 +177,9 @@ class _Merge:
     def table(self, staged: Staged) -> TableResult:
         """Make the drop's statements those of the file; every other drop's stay as they are."""
         first = self._seen(staged, "=") == 0
-        if not first:
-            self._find_outgoing(staged)
+        replaced = 0 if first else self._find_outgoing(staged)
         if staged.table.is_event and self._seen(staged, "<"):
-            self._supersede_older(staged)
+            replaced += self._supersede_older(staged)
         added = self._add(staged)
         retracted = 0 if first else self._retract(staged)
         if first or added or retracted:
@@ -156,7 +198,7 @@ class _Merge:
                     staged.present,
                 ],
             )
-        return TableResult(staged.rows, added, staged.rows - added, retracted)
+        return TableResult(staged.rows, added, replaced, staged.rows - added, retracted)
 
     def _seen(self, staged: Staged, comparison: str) -> int:
         """How often the table was delivered by drops before (<), of (=) or after (>) this as_of."""
@@ -174,7 +216,11 @@ class _Merge:
         composed = sql.SQL(statement).format(
             raw=sql.Identifier("raw", staged.table.name),
             incoming=staged.incoming,
-            key=staged.key,
+            key=staged.key(),
+            old_key=staged.key("r"),
+            new_key=staged.key("i"),
+            out_key=staged.key("o"),
+            again_key=staged.key("a"),
             columns=staged.columns(),
             old=staged.columns("r"),
             new=staged.columns("i"),
@@ -183,24 +229,23 @@ class _Merge:
         values = {"as_of": self.drop.as_of, "load": self.load_id, "at": self.loaded_at}
         return self.connection.execute(composed, values).rowcount
 
-    def _find_outgoing(self, staged: Staged) -> None:
-        """Statements of this drop that the file corrects or no longer holds; drops repeats.
+    def _find_outgoing(self, staged: Staged) -> int:
+        """Statements of this drop that the file corrects (how many?) or no longer holds.
 
-        What stays in the temporary table afterwards is new or corrected.
+        Repeats are dropped: what stays in the temporary table afterwards is new or corrected.
         """
         self._run(
             staged,
             """create temp table outgoing on commit drop as
-            select r.{key} as key, r.load_id, i.{key} is not null as corrected,
-                r.superseded_by is null as effective
-            from {raw} as r left join {incoming} as i on i.{key} = r.{key}
+            select {old_key}, r.load_id, r.superseded_by, i.line -- null: no longer stated
+            from {raw} as r left join {incoming} as i on ({new_key}) = ({old_key})
             where r.as_of = %(as_of)s and r.replaced_by is null
-                and (i.{key} is null or ({new}) is distinct from ({old}))""",
+                and (i.line is null or ({new}) is distinct from ({old}))""",
         )
         self._run(
             staged,
             """delete from {incoming} as i using {raw} as r
-            where r.{key} = i.{key} and r.as_of = %(as_of)s and r.replaced_by is null
+            where ({old_key}) = ({new_key}) and r.as_of = %(as_of)s and r.replaced_by is null
                 and ({new}) is not distinct from ({old})""",
         )
         self._run(
@@ -208,15 +253,16 @@ class _Merge:
             """update {raw} as r
             set replaced_by = %(load)s, superseded_by = coalesce(r.superseded_by, %(load)s)
             from outgoing as o
-            where r.{key} = o.key and r.as_of = %(as_of)s and r.load_id = o.load_id""",
+            where ({old_key}) = ({out_key}) and r.as_of = %(as_of)s and r.load_id = o.load_id""",
         )
+        return self._run(staged, "select from outgoing where line is not null")
 
-    def _supersede_older(self, staged: Staged) -> None:
+    def _supersede_older(self, staged: Staged) -> int:
         """Statements of older drops that were in effect give way to this drop's."""
-        self._run(
+        return self._run(
             staged,
             """update {raw} as r set superseded_by = %(load)s from {incoming} as i
-            where r.{key} = i.{key} and r.as_of < %(as_of)s and r.superseded_by is null""",
+            where ({old_key}) = ({new_key}) and r.as_of < %(as_of)s and r.superseded_by is null""",
         )
 
     def _add(self, staged: Staged) -> int:
@@ -226,9 +272,13 @@ class _Merge:
             spoken = sql.SQL(
                 """case when exists (
                     select from {raw} as n
-                    where n.{key} = i.{key} and n.as_of > %(as_of)s and n.replaced_by is null
+                    where ({other}) = ({new_key}) and n.as_of > %(as_of)s and n.replaced_by is null
                 ) then %(load)s end"""
-            ).format(raw=sql.Identifier("raw", staged.table.name), key=staged.key)
+            ).format(
+                raw=sql.Identifier("raw", staged.table.name),
+                other=staged.key("n"),
+                new_key=staged.key("i"),
+            )
         return self._run(
             staged,
             """insert into {raw} ({columns}, as_of, load_id, loaded_at, superseded_by)
@@ -238,20 +288,21 @@ class _Merge:
 
     def _retract(self, staged: Staged) -> int:
         """Bring back what older drops said about events that this drop takes away."""
-        retracted = self._run(staged, "select from outgoing where not corrected")
+        retracted = self._run(staged, "select from outgoing where line is null")
         if staged.table.is_event and retracted:
             self._run(
                 staged,
                 """with again as (
-                    select distinct on (r.{key}) {old}, r.as_of, r.load_id
-                    from {raw} as r join outgoing as o on r.{key} = o.key
-                        and o.effective and not o.corrected
+                    select distinct on ({old_key}) {old}, r.as_of, r.load_id
+                    from {raw} as r join outgoing as o on ({old_key}) = ({out_key})
+                        and o.superseded_by is null and o.line is null
                     where r.as_of < %(as_of)s and r.replaced_by is null
-                    order by r.{key}, r.as_of desc
+                    order by {old_key}, r.as_of desc
                 ),
                 replaced as (
                     update {raw} as r set replaced_by = %(load)s from again as a
-                    where r.{key} = a.{key} and r.as_of = a.as_of and r.load_id = a.load_id
+                    where ({old_key}) = ({again_key}) and r.as_of = a.as_of
+                        and r.load_id = a.load_id
                 )
                 insert into {raw} ({columns}, as_of, load_id, loaded_at)
                 select {columns}, as_of, %(load)s, %(at)s from again""",
@@ -260,7 +311,7 @@ class _Merge:
         return retracted
 
 
-def _analyze(settings: Database, names: list[str]) -> None:
+def analyze(settings: Database, names: list[str]) -> None:
     """Renew the planner's statistics; a large load makes the old ones useless."""
     if not names:
         return

@@ -24,7 +24,7 @@ def last_load(folder: Path, settings: Database | None = None) -> int | None:
         # The date at midnight UTC, which every session of ours is in.
         loads = connection.execute(
             "select distinct on (table_name) table_name, sha256, load_id from raw.loads"
-            " where as_of = %s::date order by table_name, load_id desc",
+            " where as_of = %s::date and sha256 <> '' order by table_name, load_id desc",
             [folder.name],
         ).fetchall()
     known = {name: sha256 for name, sha256, _ in loads}

@@ -1,14 +1,17 @@
 """Files that say the same in another form: `mapping.yml`, in the drop's folder or beside it.
 
     separator: ";"              # of CSV; default ","
+    encoding: cp1252            # of CSV; default UTF-8
+    quotes: none                # of CSV: a " is a letter as any other
     dates: DD/MM/YYYY           # also "DD.MM.YYYY hh:mm:ss", "MM/DD/YYYY hh:mm AM", epoch_seconds,
-                                # epoch_milliseconds; or one a column: {opened_at: ...}
+                                # _milliseconds, _microseconds; or one a column: {opened_at: ...}
     time_zone: Europe/Berlin    # of instants without one; default UTC
     true: [yes, Y, 1]           # the words for true and false, in any case
     false: [no, N, 0]
     empty: [NULL, n/a, "-"]     # what stands for an empty cell
     decimal: ","                # the decimal sign, and the one between thousands
     thousands: "."
+    list_separator: "|"         # of arrays that are not written as JSON: a|b|c
     currency: "$"               # stands before or after amounts; no amount is converted
     sign: negated               # of amounts; negated or absolute
     unknown_columns: ignore     # name and ignore columns that no entry needs; default: an error
@@ -18,6 +21,9 @@
         columns: {user_id: CustomerID}              # ours: theirs
         values: {contract_type: {M2M: Month-to-month}}
         make: {payment_id: "{invoice}/{line}"}      # from their columns; {line} counts the lines
+        header: [CustomerID, since]                 # of CSV whose first line holds values
+        only: {event_type: [purchase]}              # rows of which their column has such a word
+        repeats: first          # of a state: keep a user's first (or last) row; default: an error
 
 With a mapping, names of columns are taken without regard to case and spaces around them, and values
 without spaces around them. What it can't mean stays as it is, and is an error of the drop.
@@ -25,8 +31,10 @@ without spaces around them. What it can't mean stays as it is, and is an error o
 
 from __future__ import annotations
 
+import codecs
+import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal, InvalidOperation
@@ -36,12 +44,13 @@ from zoneinfo import ZoneInfo
 
 import yaml
 
-from data.contract import TABLES, Column, Table
+from data.contract import Column, Table
 from data.load.check import DropError, Report, show
 
 NAME = "mapping.yml"
 Convert = Callable[[str], str]
-EPOCHS = {"epoch_seconds": 1, "epoch_milliseconds": 1000}
+EPOCHS = {"epoch_seconds": 1, "epoch_milliseconds": 1_000, "epoch_microseconds": 1_000_000}
+PLAUSIBLE = 80_000_000  # seconds since 1970: an instant before July 1972 is of another unit
 TOKENS = {
     "YYYY": "%Y", "YY": "%y", "MM": "%m", "DD": "%d", "hh": "%H", "mm": "%M", "ss": "%S",
     "SSS": "%f", "AM": "%p", "+hhmm": "%z",
@@ -59,6 +68,8 @@ class Form:
 
     file: str = ""  # "": the table's own name
     separator: str = ","
+    encoding: str = ""  # "": UTF-8
+    quotes: str = "csv"
     dates: str | Mapping[str, str] = ""
     time_zone: str = "UTC"
     true: tuple[str, ...] = ()
@@ -66,12 +77,16 @@ class Form:
     empty: tuple[str, ...] = ()
     decimal: str = "."
     thousands: str = ""
+    list_separator: str = ""
     currency: str = ""
     sign: str = "as_is"
     unknown_columns: str = "error"
     columns: Mapping[str, str] = field(default_factory=dict)
     values: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     make: Mapping[str, str] = field(default_factory=dict)
+    header: tuple[str, ...] = ()
+    only: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    repeats: str = "error"
 
     def date_format(self, column: Column) -> str:
         """The form of that column's dates or instants; "": the contract's."""
@@ -86,10 +101,12 @@ class Form:
         change: Convert = lambda text: text  # noqa: E731
         if kind == "boolean" and (self.true or self.false):
             change = _words(self.true, self.false)
-        elif kind in ("count", "double") or kind.startswith(("decimal", "amount")):
+        elif column.type.is_number:
             change = self._number(kind)
         elif kind in ("date", "instant"):
             change = self._moment(column)
+        elif column.type.sql.endswith("[]") and self.list_separator:
+            change = self._array(column.type.sql == "text[]")
 
         def convert(text: str) -> str:
             text = text.strip()
@@ -99,12 +116,28 @@ class Form:
 
         return convert
 
-    def _number(self, kind: str) -> Convert:
+    def _array(self, texts: bool) -> Convert:
         def change(text: str) -> str:
-            plain = text
-            for sign in filter(None, (self.currency, self.thousands)):
-                plain = plain.replace(sign, "")
-            plain = plain.strip()
+            if text.startswith("["):
+                return text
+            items = [item.strip() for item in text.split(self.list_separator)]
+            return json.dumps(items) if texts else f"[{','.join(items)}]"
+
+        return change
+
+    def _number(self, kind: str) -> Convert:
+        # Without a look at the groups 9,99 would pass for 999 where a comma parts thousands.
+        part = re.escape(self.thousands)
+        grouped = re.compile(
+            rf"[^0-9]*[0-9]{{1,3}}(?:{part}[0-9]{{2,3}})*{part}[0-9]{{3}}(?![0-9])(?:(?!{part}).)*"
+        )
+
+        def change(text: str) -> str:
+            plain = text.replace(self.currency, "").strip() if self.currency else text
+            if self.thousands and self.thousands in plain:
+                if not grouped.fullmatch(plain):
+                    raise ConvertError(f"thousands parted by {show(self.thousands)}")
+                plain = plain.replace(self.thousands, "")
             if self.decimal != ".":
                 plain = plain.replace(self.decimal, ".")
             try:
@@ -144,8 +177,13 @@ class Form:
             def change(text: str) -> str:
                 try:
                     micros = Decimal(text) * (1_000_000 // EPOCHS[form])
+                    if 0 < micros < PLAUSIBLE * 1_000_000 and form != "epoch_seconds":
+                        smaller = "an instant of our time as"
+                        raise ConvertError(f"{smaller} {form.replace('_', ' ')}; is it of seconds?")
                     start = datetime(1970, 1, 1, tzinfo=timezone.utc)
                     return say(start + timedelta(microseconds=int(micros)), True)
+                except ConvertError:
+                    raise
                 except (InvalidOperation, OverflowError, ValueError):
                     raise ConvertError(f"an instant as {form.replace('_', ' ')}") from None
 
@@ -203,7 +241,7 @@ def _words(true: tuple[str, ...], false: tuple[str, ...]) -> Convert:
     return change
 
 
-def read_mapping(folder: Path, tables: tuple[Table, ...] = TABLES) -> dict[str, Form] | None:
+def read_mapping(folder: Path, tables: Sequence[Table]) -> dict[str, Form] | None:
     """The form of each table's file, from the folder's mapping.yml or the one beside it.
 
     Raises:
@@ -219,7 +257,7 @@ def read_mapping(folder: Path, tables: tuple[Table, ...] = TABLES) -> dict[str, 
     return None
 
 
-def _parse(path: Path, tables: tuple[Table, ...], report: Report) -> dict[str, Form]:
+def _parse(path: Path, tables: Sequence[Table], report: Report) -> dict[str, Form]:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)  # texts only
     except UnicodeDecodeError:
@@ -252,7 +290,7 @@ def _parse(path: Path, tables: tuple[Table, ...], report: Report) -> dict[str, F
     return forms
 
 
-_FOR_ONE_FILE = ("file", "columns", "values", "make")
+_FOR_ONE_FILE = ("file", "columns", "values", "make", "header", "only", "repeats")
 
 
 def _form(
@@ -275,11 +313,16 @@ def _form(
 
 def _value(name: str, value: Any, table: Table | None) -> Any:
     columns = {column.name for column in table.columns} if table else set()
+    if name == "header":
+        if not isinstance(value, list) or not value or len(set(map(str, value))) < len(value):
+            raise ConvertError("a list of names, all different")
+        return tuple(map(str, value))
     if name in ("true", "false", "empty"):
-        items = value if isinstance(value, list) else [value]
-        if any(isinstance(item, (dict, list)) for item in items):
-            raise ConvertError("a list of words")
-        return tuple(items)
+        return _some(value)
+    if name == "only":
+        if not isinstance(value, dict):
+            raise ConvertError("for each of their columns the words that it has in rows to load")
+        return {column: _some(words) for column, words in value.items()}
     if name in ("columns", "make", "values"):
         if not isinstance(value, dict) or not set(value) <= columns:
             raise ConvertError(f"entries for columns of {', '.join(sorted(columns))}")
@@ -297,11 +340,20 @@ def _value(name: str, value: Any, table: Table | None) -> Any:
         "sign": ("as_is", "negated", "absolute"),
         "unknown_columns": ("error", "ignore"),
         "decimal": (".", ","),
+        "quotes": ("csv", "none"),
+        "repeats": ("error", "first", "last"),
     }
     if name in choices and text not in choices[name]:
         raise ConvertError(f"one of {', '.join(choices[name])}")
     if name == "separator" and (len(text) != 1 or text in '"\r\n'):
         raise ConvertError("one character, such as ';' or '\\t'")
+    if name == "encoding":
+        try:
+            return codecs.lookup(text).name
+        except LookupError:
+            raise ConvertError("an encoding that Python knows, such as cp1252") from None
+    if name == "repeats" and table is not None and table.is_event:
+        raise ConvertError("it for states and aggregates; an event of one id is one event")
     if name == "time_zone":
         try:
             ZoneInfo(text)
@@ -310,9 +362,16 @@ def _value(name: str, value: Any, table: Table | None) -> Any:
     return text
 
 
+def _some(value: Any) -> tuple[str, ...]:
+    items = value if isinstance(value, list) else [value]
+    if any(isinstance(item, (dict, list)) for item in items):
+        raise ConvertError("a list of words")
+    return tuple(items)
+
+
 def _date_form(form: Any) -> str:
     text = str(form)
     pattern = _strptime(text)
     if text not in EPOCHS and not all(part in pattern.lower() for part in ("%y", "%m", "%d")):
-        raise ConvertError("a form such as DD/MM/YYYY, or epoch_seconds, or epoch_milliseconds")
+        raise ConvertError(f"a form such as DD/MM/YYYY, or {', '.join(EPOCHS)}")
     return text

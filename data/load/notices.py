@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import psycopg
 from psycopg import sql
 
+from data.contract import Table, listers
 from data.load.check import show
 from data.load.drop import Drop
 from data.load.layout import open_bytes, physical_lines
@@ -16,65 +18,90 @@ from data.load.stage import Staged
 NAMED = 5
 
 
-def notices(connection: psycopg.Connection, drop: Drop, files: list[Staged]) -> list[str]:
+def notices(
+    connection: psycopg.Connection, drop: Drop, files: list[Staged], tables: Sequence[Table]
+) -> list[str]:
     """Lines about a load that is merged and not yet committed."""
     lines = []
     for staged in files:
         if not staged.complete:
             lines.append(f"{staged.report.file}: the last line has no line end; is it complete?")
+        if staged.report.left_out:
+            lines.append(
+                f"{staged.report.file}: {staged.report.left_out:,} rows left out by `only`"
+            )
         if staged.ignored:
             lines.append(f"{staged.report.file}: ignored {', '.join(map(show, staged.ignored))}")
-    if "users" in drop.files:
-        lines += _signed_up_that_day(connection, drop)
-        lines += _orphans(connection)
+    for entity, table in listers(tables).items():
+        if table.name in drop.files:
+            lines += _begin_that_day(connection, drop, table)
+            lines += _orphans(connection, entity, table, tables)
     return lines
 
 
-def _signed_up_that_day(connection: psycopg.Connection, drop: Drop) -> list[str]:
+def _begin_that_day(connection: psycopg.Connection, drop: Drop, table: Table) -> list[str]:
+    if not table.since:
+        return []
     found = connection.execute(
-        "select user_id, count(*) over () from raw.users where as_of = %s"
-        " and signup_date >= %s and superseded_by is null order by user_id limit %s",
+        sql.SQL(
+            "select {id}::text, count(*) over () from {raw} where as_of = %s"
+            " and {since} >= %s and superseded_by is null order by {id} limit %s"
+        ).format(
+            id=sql.Identifier(table.key[0]),
+            raw=sql.Identifier("raw", table.name),
+            since=sql.Identifier(table.since),
+        ),
         [drop.as_of, drop.day, NAMED],
     ).fetchall()
     if not found:
         return []
     return [
-        f"users: {found[0][1]:,} signed up on {drop.day} itself ({_named(found)}): nothing is "
-        "known of them before that date, so their features begin with the next as_of"
+        f"{table.name}: {found[0][1]:,} have {table.since} {drop.day} itself ({_named(found)}): "
+        "nothing is known of them before that date, so their features begin with the next as_of"
     ]
 
 
-def _orphans(connection: psycopg.Connection) -> list[str]:
-    """Events of users whom a correction took out of every drop."""
+def _orphans(
+    connection: psycopg.Connection, entity: str, lister: Table, tables: Sequence[Table]
+) -> list[str]:
+    """Events of users (say) whom a correction took out of every drop."""
+    events = [
+        sql.SQL("select g.id from {} as r join gone as g on r.{} = g.id where {}").format(
+            sql.Identifier("raw", table.name),
+            sql.Identifier(column.name),
+            sql.SQL("r.superseded_by is null"),
+        )
+        for table in tables
+        for column in table.columns
+        if table.is_event and column.entity == entity
+    ]
+    if not events:
+        return []
     found = connection.execute(
         sql.SQL(
             """
             with gone as (
-                select distinct user_id from raw.users as r
+                select distinct r.{id} as id from {lister} as r
                 where superseded_by is not null and not exists (
-                    select from raw.users as u
-                    where u.user_id = r.user_id and u.superseded_by is null
+                    select from {lister} as u where u.{id} = r.{id} and u.superseded_by is null
                 )
             ),
-            rows as (
-                select user_id from raw.usage join gone using (user_id) where superseded_by is null
-                union all
-                select user_id from raw.payments join gone using (user_id)
-                where superseded_by is null
-                union all
-                select user_id from raw.support join gone using (user_id)
-                where superseded_by is null
-            )
-            select user_id, count(*) over (), sum(count(*)) over () from rows
-            group by user_id order by user_id limit {}
+            rows as ({events})
+            select id::text, count(*) over (), sum(count(*)) over () from rows
+            group by id order by id limit {named}
             """
-        ).format(sql.Literal(NAMED))
+        ).format(
+            id=sql.Identifier(lister.key[0]),
+            lister=sql.Identifier("raw", lister.name),
+            events=sql.SQL(" union all ").join(events),
+            named=sql.Literal(NAMED),
+        )
     ).fetchall()
     if not found:
         return []
     return [
-        f"users: {found[0][1]:,} are listed by no drop any more ({_named(found)}); their "
-        f"{found[0][2]:,} events stay and are in no feature"
+        f"{lister.name}: {found[0][1]:,} are listed by no drop any more ({_named(found)}); their "
+        f"{found[0][2]:,} events stay and are in no feature of the {entity}"
     ]
 
 
@@ -89,10 +116,12 @@ def write_refused(folder: Path, drop: Drop, staged: Staged) -> Path:
     path = drop.files[staged.table.name]
     texts: dict[int, str] = {}
     if path.suffix != ".parquet":
+        form = drop.forms.get(staged.table.name)
+        encoding = form.encoding if form else ""
         with open_bytes(path) as file:
             texts = {
                 number: line.rstrip("\r\n")
-                for number, line in enumerate(physical_lines(file), 1)
+                for number, line in enumerate(physical_lines(file, encoding), 1)
                 if number in refused
             }
     folder.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
+import json
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,16 +26,17 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from data.contract import MAX_CHARACTERS, NO_ID, USER, Column
+from data.contract import NO_ID, Column
 from data.load.check import Report, cell_problem, order_problems, show
+from data.load.hints import hint
 from data.load.layout import (
     LONGEST_LINE,
     TEMPLATE,
     Layout,
     Place,
     csv_problem,
+    csv_rows,
     open_bytes,
-    physical_lines,
     plain,
 )
 from data.load.mapping import ConvertError
@@ -121,12 +123,14 @@ def _require_sound(batch: pa.RecordBatch, header: list[Column], day: date) -> No
     instants: dict[str, pa.Array] = {}
     end = datetime(day.year, day.month, day.day, tzinfo=timezone.utc) + timedelta(days=1)
     for column, cells in zip(header, batch.columns, strict=True):
+        if column.type.to_sql:
+            raise SuspectError(column.name)
         if cells.null_count and not column.nullable and not column.optional:
             raise SuspectError(column.name)
         good = pc.match_substring_regex(cells, f"^(?:{column.type.pattern})$")
         if not pc.all(good, min_count=0).as_py():
             raise SuspectError(column.name)
-        if (pc.max(pc.utf8_length(cells)).as_py() or 0) > MAX_CHARACTERS:
+        if (pc.max(pc.utf8_length(cells)).as_py() or 0) > column.type.longest:
             raise SuspectError(column.name)
         if column.is_id:
             none = pc.is_in(pc.utf8_lower(cells), value_set=pa.array(NO_ID))
@@ -165,6 +169,9 @@ def slow_rows(path: Path, layout: Layout, day: date, report: Report) -> Iterator
         else _csv_rows(path, layout, report)
     )
     for line, cells in rows:
+        if not layout.is_wanted(cells):
+            report.left_out += 1
+            continue
         row: list[str | None] = [str(line)]
         for place in layout.places:
             try:
@@ -176,8 +183,13 @@ def slow_rows(path: Path, layout: Layout, day: date, report: Report) -> Iterator
                 text, wrong = "", f"{show(cells[place.index])}; expected {error}"
             if wrong:
                 report.add(line, place.label, wrong)
-                report.keys_lost |= place.column.type is USER
-            row.append(None if wrong or not text else text)
+                if place.index >= 0 and (told := hint(place.column, cells[place.index].strip())):
+                    report.hints.add(told)
+                report.keys_lost |= place.column.name in layout.key
+            written = None if wrong or not text else text
+            if written and place.column.type.to_sql:
+                written = place.column.type.to_sql(written)
+            row.append(written)
         for problem in order_problems(layout.columns, row[1:], line):
             report.add(problem.line, problem.column, problem.text)
         yield row
@@ -196,8 +208,9 @@ def _cell(place: Place, cells: list[str], names: list[str], line: int) -> str:
 
 def _csv_rows(path: Path, layout: Layout, report: Report) -> Iterator[tuple[int, list[str]]]:
     with open_bytes(path) as file:
-        reader = csv.reader(physical_lines(file), strict=True, delimiter=layout.separator)
-        next(reader, None)
+        reader = csv_rows(file, layout.form)
+        if layout.has_header:
+            next(reader, None)
         while True:
             line = reader.line_num + 1
             try:
@@ -212,7 +225,7 @@ def _csv_rows(path: Path, layout: Layout, report: Report) -> Iterator[tuple[int,
                 why = "the line is empty" if not cells else "is the line cut off?"
                 if len(cells) > len(layout.names):
                     why = "is a separator not quoted?"
-                    if layout.separator == ",":
+                    if layout.form.separator == ",":
                         why = "is a comma not quoted?"
                 report.add(line, "", f"{len(cells)} cells, expected {len(layout.names)}; {why}")
                 report.keys_lost = True
@@ -245,6 +258,10 @@ def _written(value: Any, is_date: bool) -> str:
         return text.removesuffix("T00:00:00") if is_date else f"{text}{'Z' * zoned}"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, (list, dict)):
+        return json.dumps(value, ensure_ascii=False, default=lambda part: _written(part, False))
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
     return f"{value:f}" if isinstance(value, Decimal) else str(value)

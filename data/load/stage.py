@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import psycopg
 from psycopg import sql
 
-from data.contract import Column, Table
+from data.contract import Column, Table, listers
 from data.load.check import SHOWN, Problem, Report, show
 from data.load.drop import Drop
 from data.load.layout import read_layout
@@ -37,15 +37,18 @@ class Staged:
         """The temporary table."""
         return sql.Identifier(f"incoming_{self.table.name}")
 
-    @property
-    def key(self) -> sql.Identifier:
-        """The column that names a row."""
-        return sql.Identifier(self.table.key)
-
     def columns(self, alias: str = "") -> sql.Composed:
-        """The file's columns, key first, for a select list or an insert."""
-        prefix = (alias,) if alias else ()
-        return sql.SQL(", ").join(sql.Identifier(*prefix, c.name) for c in self.table.columns)
+        """The table's columns, for a select list or an insert."""
+        return _listed([column.name for column in self.table.columns], alias)
+
+    def key(self, alias: str = "") -> sql.Composed:
+        """The columns that name a row."""
+        return _listed(self.table.key, alias)
+
+
+def _listed(names: Sequence[str], alias: str) -> sql.Composed:
+    prefix = (alias,) if alias else ()
+    return sql.SQL(", ").join(sql.Identifier(*prefix, name) for name in names)
 
 
 def stage(
@@ -74,6 +77,7 @@ def stage(
         report.keys_lost = True
         return staged
     header, staged.ignored = layout.columns, layout.ignored
+    report.first_row = 1 + layout.has_header
     staged.present = [column.name for column in header]
     try:
         if not (look.plain and layout.is_plain):
@@ -115,21 +119,32 @@ def _as_csv(rows: Iterator[list[str | None]]) -> Iterator[bytes]:
     yield out.getvalue().encode()
 
 
-def check_rows(connection: psycopg.Connection, drop: Drop, files: list[Staged]) -> None:
-    """Note users listed twice, ids with two meanings and unknown users; drop exact repeats.
+def check_rows(
+    connection: psycopg.Connection, drop: Drop, files: list[Staged], tables: Sequence[Table]
+) -> None:
+    """Note rows stated twice, ids with two meanings and unknown users; drop exact repeats.
 
-    A user is known when another drop's users are in effect that name it, or when this drop does:
-    in the folder's users.csv, or else as loaded before. Where errors in users.csv leave open whom
-    it lists, they alone are told: each of its users would be unknown in every other file.
+    A user (or any other entity that a state lists) is known when another drop's rows are in effect
+    that name it, or when this drop does: in the folder's users.csv, or else as loaded before. Where
+    errors in users.csv leave open whom it lists, they alone are told: each of its users would be
+    unknown in every other file.
     """
-    lists_users = any(staged.table.name == "users" for staged in files)
-    unsure = any(staged.table.name == "users" and staged.report.keys_lost for staged in files)
-    for staged in files:  # users.csv comes first: the rows of a refused user are refused too
+    lists = listers(tables)
+    first = [table.name for table in lists.values()]  # the rows of a refused user are refused too
+    here = {staged.table.name: staged for staged in files}
+    for staged in sorted(files, key=lambda one: one.table.name not in first):
         _take_out_refused(connection, staged)
-        _check_repeats(connection, staged)
-        if staged.table.name != "users" and (not unsure or staged.report.refused is not None):
-            _check_users(connection, drop, staged, lists_users)
-            _take_out_refused(connection, staged)
+        form = drop.forms.get(staged.table.name)
+        _check_repeats(connection, staged, form.repeats if form else "error")
+        for column in staged.table.columns:
+            lister = lists.get(column.entity)
+            if lister is None or (lister is staged.table and column.name in lister.key):
+                continue
+            listed = here.get(lister.name)
+            unsure = listed is not None and listed.report.keys_lost
+            if not unsure or staged.report.refused is not None:
+                _check_known(connection, drop, staged, column, lister, listed)
+                _take_out_refused(connection, staged)
 
 
 def _take_out_refused(connection: psycopg.Connection, staged: Staged) -> None:
@@ -140,14 +155,32 @@ def _take_out_refused(connection: psycopg.Connection, staged: Staged) -> None:
         ).rowcount
 
 
-def _check_repeats(connection: psycopg.Connection, staged: Staged) -> None:
+def _check_repeats(connection: psycopg.Connection, staged: Staged, repeats: str) -> None:
+    """Leave one row a key; note the others, unless a mapping says which one counts."""
     connection.execute(
         sql.SQL(
             """create temp table twice on commit drop as
-            select {key} as key, min(line) as first from {incoming}
-            where {key} is not null group by 1 having count(*) > 1"""
-        ).format(key=staged.key, incoming=staged.incoming)
+            select {key}, {which}(line) as line from {incoming}
+            where ({key}) is not null group by {key} having count(*) > 1"""
+        ).format(
+            key=staged.key(),
+            which=sql.SQL("max" if repeats == "last" else "min"),
+            incoming=staged.incoming,
+        )
     )
+    if repeats == "error":
+        _note_repeats(connection, staged)
+        _take_out_refused(connection, staged)
+    connection.execute(
+        sql.SQL(
+            "delete from {incoming} as i using twice"
+            " where ({i}) = ({twice}) and i.line <> twice.line"
+        ).format(incoming=staged.incoming, i=staged.key("i"), twice=staged.key("twice"))
+    )
+    connection.execute("drop table twice")
+
+
+def _note_repeats(connection: psycopg.Connection, staged: Staged) -> None:
     different: sql.Composable = sql.SQL("true")
     if staged.table.is_event:
         different = sql.SQL("({}) is distinct from ({})").format(
@@ -155,49 +188,66 @@ def _check_repeats(connection: psycopg.Connection, staged: Staged) -> None:
         )
     found = connection.execute(
         sql.SQL(
-            """select again.line, twice.key, twice.first, count(*) over ()
+            """select again.line, concat_ws(', ', {again}), twice.line, count(*) over ()
             from twice
-            join {incoming} as once on once.{key} = twice.key and once.line = twice.first
-            join {incoming} as again on again.{key} = twice.key and again.line > twice.first
+            join {incoming} as once on once.line = twice.line
+            join {incoming} as again on ({again}) = ({twice}) and again.line > twice.line
             where {different} order by again.line limit {shown}"""
-        ).format(key=staged.key, incoming=staged.incoming, different=different, shown=_most(staged))
+        ).format(
+            again=staged.key("again"),
+            twice=staged.key("twice"),
+            incoming=staged.incoming,
+            different=different,
+            shown=_most(staged),
+        )
     ).fetchall()
     meaning = (
         "has other values on line {}; one id, one event"
         if staged.table.is_event
-        else "is already on line {}; expected one row a user"
+        else f"is already on line {{}}; expected {staged.table.row}"
     )
-    _note(
-        staged, staged.table.key, [(line, key, meaning.format(n), c) for line, key, n, c in found]
-    )
-    _take_out_refused(connection, staged)
-    connection.execute(
-        sql.SQL(
-            "delete from {incoming} using twice where {key} = twice.key and line > twice.first"
-        ).format(key=staged.key, incoming=staged.incoming)
-    )
-    connection.execute("drop table twice")
+    where = ", ".join(staged.table.key)
+    _note(staged, where, [(line, key, meaning.format(n), c) for line, key, n, c in found])
 
 
-def _check_users(
-    connection: psycopg.Connection, drop: Drop, staged: Staged, lists_users: bool
+def _check_known(
+    connection: psycopg.Connection,
+    drop: Drop,
+    staged: Staged,
+    column: Column,
+    lister: Table,
+    listed: Staged | None,
 ) -> None:
-    known = "select from raw.users as r where r.user_id = u.user_id and r.superseded_by is null"
-    if lists_users:
+    """Note the rows of which a column names one of an entity that nothing lists."""
+    known = "select from {lister} as r where r.{id} = n.id and r.superseded_by is null"
+    if listed is not None:
         known += " and r.as_of <> %(as_of)s"
-        known += ") and not exists (select from incoming_users as i where i.user_id = u.user_id"
+        known += ") and not exists (select from {listed} as i where i.{id} = n.id"
     found = connection.execute(
         sql.SQL(
-            """with
-            users as (select distinct user_id from {incoming}),
-            unknown as (select user_id from users as u where not exists ({known}))
-            select line, user_id, count(*) over () from {incoming} join unknown using (user_id)
-            order by line limit {shown}"""
-        ).format(incoming=staged.incoming, known=sql.SQL(known), shown=_most(staged)),
+            f"""with
+            named as (select distinct {{column}} as id from {{incoming}}),
+            unknown as (
+                select id from named as n where id is not null and not exists ({known})
+            )
+            select i.line, u.id::text, count(*) over ()
+            from {{incoming}} as i join unknown as u on i.{{column}} = u.id
+            order by i.line limit {{shown}}"""
+        ).format(
+            incoming=staged.incoming,
+            column=sql.Identifier(column.name),
+            lister=sql.Identifier("raw", lister.name),
+            listed=listed.incoming if listed else sql.SQL(""),
+            id=sql.Identifier(lister.key[0]),
+            shown=_most(staged),
+        ),
         {"as_of": drop.as_of},
     ).fetchall()
-    meaning = "is not known; expected a user of users.csv in this or an earlier loaded drop"
-    _note(staged, "user_id", [(line, user, meaning, count) for line, user, count in found])
+    meaning = (
+        f"is not known; expected a {column.entity} of {lister.file} in this or an earlier loaded "
+        "drop"
+    )
+    _note(staged, column.name, [(line, name, meaning, count) for line, name, count in found])
 
 
 def _most(staged: Staged) -> sql.SQL:

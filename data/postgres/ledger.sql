@@ -14,6 +14,41 @@ language sql stable as $$
     where attrelid = to_regclass(relation) and attnum > 0 and not attisdropped
 $$;
 
+-- A type by Postgres's own name, with the size of a numeric.
+create or replace function ledger.type_name(type text) returns text
+language sql stable as $$
+    select type::regtype::text || case
+        when type::regtype = 'numeric'::regtype and type like '%(%'
+            then regexp_replace(
+                regexp_replace(substring(type from '[(].*[)]'), ' ', '', 'g'),
+                '^[(]([0-9]+)[)]$', '(\1,0)'
+            )
+        else ''
+    end
+$$;
+
+-- The join keys of a table by a kept manifest: those of its entity. Manifests of earlier releases
+-- name no entity; there was one.
+create or replace function ledger.join_keys(manifest json, table_name text) returns text[]
+language sql stable as $$
+    select coalesce(
+        (
+            select array(select json_object_keys(entity -> 'join_keys'))
+            from (
+                select value -> 'config' -> 'meta' as meta from json_each(manifest -> 'nodes')
+                where value ->> 'resource_type' = 'model' and value ->> 'name' = table_name
+            ) as model
+            inner join (
+                select value -> 'config' -> 'meta' -> 'entity' as entity
+                from json_each(manifest -> 'nodes')
+            ) as spine
+                on entity ->> 'name'
+                = coalesce(meta -> 'made_from' ->> 'entity', meta -> 'feast' ->> 'entity')
+        ),
+        array['user_id']
+    )
+$$;
+
 -- Drop published.<table> and published.<table>_latest; the statements that grant again what people
 -- had granted on them.
 create or replace function ledger.drop_published(table_name text) returns text[]
@@ -39,9 +74,13 @@ begin
     return grants;
 end $$;
 
--- Have the published views of a table show `wanted`, a list of {name, type}: the columns of a
--- publication, whatever others the table has. Where nothing differs, nothing is locked.
-create or replace function ledger.show_published(table_name text, wanted jsonb) returns void
+-- Have the published views of a table with these join keys show `wanted`, a list of {name, type}:
+-- the columns of a publication, whatever others the table has. Where nothing differs, nothing is
+-- locked.
+drop function if exists ledger.show_published(text, jsonb); -- of an earlier release
+create or replace function ledger.show_published(
+    table_name text, wanted jsonb, join_keys text[]
+) returns void
 language plpgsql as $$
 declare
     versions text := format('features.%I', table_name);
@@ -50,6 +89,7 @@ declare
     there jsonb := ledger.columns_of(shown);
     names text;
     casts text;
+    keys text := (select string_agg(quote_ident(key), ', ') from unnest(join_keys) as key);
     grants text[] := '{}';
     statement text;
 begin
@@ -64,7 +104,7 @@ begin
         )
     into wanted, names, casts
     from (
-        select item ->> 'name' as name, (item ->> 'type')::regtype::text as type
+        select item ->> 'name' as name, ledger.type_name(item ->> 'type') as type
         from jsonb_array_elements(wanted) as item
     ) as asked
     inner join (
@@ -91,9 +131,9 @@ begin
         shown, casts, versions
     );
     execute format(
-        'create or replace view %s as select %s from (select distinct on (user_id, as_of) * '
-        'from %s order by user_id, as_of, known_at desc) as newest where not is_retracted',
-        newest, names, shown
+        'create or replace view %1$s as select %2$s from (select distinct on (%4$s, as_of) * '
+        'from %3$s order by %4$s, as_of, known_at desc) as newest where not is_retracted',
+        newest, names, shown, keys
     );
     foreach statement in array grants loop
         execute statement;
@@ -115,7 +155,9 @@ begin
     from jsonb_each_text(types);
     execute statement;
     if there <> '[]' then
-        perform ledger.show_published(table_name, there);
+        perform ledger.show_published(table_name, there, ledger.join_keys(
+            (select manifest from ledger.publications order by known_at desc limit 1), table_name
+        ));
     end if;
     foreach statement in array grants loop
         execute statement;
@@ -139,21 +181,23 @@ begin
         raise exception 'this build was taken over by a later one; nothing of it is published';
     end if;
     insert into ledger.publications (
-        known_at, invocation_id, code_version, load_to, cadence, rows_appended, definitions,
-        manifest, tests_run
+        known_at, invocation_id, code_version, load_to, cadence, since, rows_appended,
+        definitions, manifest, tests_run
     ) values (
         build.known_at, build.invocation_id, code_version, build.load_to, build.cadence,
-        rows_appended, definitions, manifest, tests_run
+        build.since, rows_appended, definitions, manifest, tests_run
     );
     for node in
-        select value from json_each(manifest -> 'nodes') where value ->> 'resource_type' = 'model'
+        select value from json_each(manifest -> 'nodes')
+        where value ->> 'resource_type' = 'model'
+            and value -> 'config' -> 'meta' -> 'entity' is null -- a spine is published in no view
     loop
         perform ledger.show_published(node ->> 'name', (
             select jsonb_agg(jsonb_build_object(
                 'name', value ->> 'name', 'type', value ->> 'data_type'
             ))
             from json_each(node -> 'columns')
-        ));
+        ), ledger.join_keys(manifest, node ->> 'name'));
     end loop;
     -- A table that is defined no more: its versions stay, its views go.
     perform ledger.drop_published(relname)

@@ -1,5 +1,5 @@
 -- The schemas, the ledger and the serving role. Safe to run again. The raw tables follow from
--- data/contract.py, and the names in braces are filled in by data/postgres/setup.py.
+-- their declaration, and the names in braces are filled in by data/postgres/setup.py.
 
 create schema if not exists raw;       -- drops as delivered; written by data/, read by staging
 create schema if not exists staging;   -- dbt views: typed, effective rows as of the newest build
@@ -31,6 +31,7 @@ create table if not exists ledger.builds (
     load_to bigint not null,                  -- this build sees loads up to here
     recompute boolean not null,
     cadence text,
+    since timestamptz,                        -- a calendar's first instant; null: as the drops are
     started_at timestamptz not null default clock_timestamp(),
     ended_at timestamptz
 );
@@ -55,6 +56,7 @@ create table if not exists ledger.publications (
     code_version text not null,               -- git sha, or a checksum of the definitions
     load_to bigint not null,
     cadence text not null,
+    since timestamptz,                        -- as in ledger.builds
     rows_appended jsonb not null,             -- table -> rows
     definitions jsonb not null,               -- table -> model or macro it is made from -> checksum
     manifest json,                            -- its feature tables and services, as dbt's manifest has them
@@ -70,6 +72,8 @@ begin
     for gained in select * from (values
         ('raw.loads', 'recorded', 'text[]'),
         ('ledger.builds', 'cadence', 'text'),
+        ('ledger.builds', 'since', 'timestamptz'),
+        ('ledger.publications', 'since', 'timestamptz'),
         ('ledger.publications', 'manifest', 'json')
     ) as known (table_name, column_name, type) where not exists (
         select from pg_attribute

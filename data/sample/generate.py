@@ -22,11 +22,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
-from data.contract import TABLES
+from data.contract import Table, declared
 from data.load.check import to_date
 from data.sample.aggregates import delivered_aggregates
 from data.sample.population import Population
-from data.sample.rows import DAY, Rows, concat
+from data.sample.rows import DAY, DRAWN, Rows, concat
 
 FIRST_DROP = date(2024, 1, 31)
 PERIODS_BEFORE = 6  # months of history in the first drop: payments and tickets
@@ -84,6 +84,7 @@ def generate(out: Path | str, plan: Plan | None = None) -> list[Path]:
             f"users must be 1 to {MOST_USERS}, months 1 or more, seed 0 or more, "
             f"sessions 0 to 1000, grain one of {', '.join(GRAINS)}"
         )
+    tables = _drawn()
     out = Path(out).resolve()
     before = _ours(out)
     scratch = out / SCRATCH
@@ -96,11 +97,10 @@ def generate(out: Path | str, plan: Plan | None = None) -> list[Path]:
     for folder in folders:
         folder.mkdir(parents=True)
         (folder / GENERATED).write_text(json.dumps(plan.__dict__) + "\n")
-        for table in TABLES:
+        for table in tables:
             delivered = {"state": GRAINS, "event": GRAINS[::2], "aggregate": GRAINS[1:]}
             if plan.grain in delivered[table.grain]:
-                header = ",".join(column.name for column in table.columns)
-                (folder / table.file).write_text(header + "\n")
+                (folder / table.file).write_text(",".join(DRAWN[table.name].split()) + "\n")
     for number, start in enumerate(range(0, plan.users, CHUNK)):
         _Chunk(plan, number, min(CHUNK, plan.users - start), folders).write()
     for folder in before:
@@ -109,6 +109,26 @@ def generate(out: Path | str, plan: Plan | None = None) -> list[Path]:
         folder.rename(out / folder.name)
     scratch.rmdir()
     return [out / folder.name for folder in folders]
+
+
+def _drawn() -> list[Table]:
+    """The declared tables that the sample has rows for; other tables and columns may be absent."""
+    tables = {table.name: table for table in declared()}
+    for name, drawn in DRAWN.items():
+        columns = {c.name: c for c in tables[name].columns} if name in tables else {}
+        for wanted in drawn.split():
+            if wanted not in columns:
+                raise PlanError(
+                    f"the sample draws {name}.{wanted}, which _sources.yml does not declare; load "
+                    "drops of your own"
+                )
+        for column in columns.values():
+            if column.name not in drawn.split() and not column.may_be_absent:
+                raise PlanError(
+                    f"the sample has no values for {name}.{column.name}; declare it nullable in "
+                    "_sources.yml, or load drops of your own"
+                )
+    return [tables[name] for name in DRAWN]
 
 
 def _ours(out: Path) -> list[Path]:

@@ -11,6 +11,19 @@ import pyarrow.compute as pc
 DAY = 86_400_000_000  # microseconds
 MISSING = -1  # an unknown count or device
 NEVER = np.iinfo(np.int64).max  # a ticket that is open
+DRAWN = {  # the files of the sample and their columns, in the order in which they are made
+    "users": "user_id signup_date user_gender user_is_senior has_family has_dependents",
+    "subscriptions": "user_id months_active plan_stream_tv plan_stream_movies contract_type"
+    " paperless_billing monthly_fee total_paid net_service",
+    "labels": "user_id churn_label",
+    "usage": "session_id user_id started_at device_id watch_minutes skips rebuffer_events",
+    "payments": "payment_id user_id attempted_at amount status",
+    "support": "ticket_id user_id opened_at resolved_at category",
+    "usage_agg_30d": "user_id watch_hours_30d avg_session_mins_7d unique_devices_30d skips_7d"
+    " rebuffer_events_7d",
+    "payments_agg_90d": "user_id failed_payments_90d",
+    "support_agg_90d": "user_id support_tickets_90d ticket_avg_resolution_hrs_90d",
+}
 LETTER = {"usage": "S", "payments": "P", "support": "T"}
 CATEGORIES = [
     f"{kind}/{topic}"

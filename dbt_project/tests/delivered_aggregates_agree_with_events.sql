@@ -2,10 +2,23 @@
 -- same; if not, one of them lost rows. A warning: late rows arrive after the aggregate was made.
 {{ config(severity='warn') }}
 {% set build = current_build() %}
+{% set captures = {'usage': ['device_id', 'skips', 'rebuffer_events'], 'payments': [], 'support': []} %}
 with
 
 pairs as (
-    select * from {{ ref('spine_changes') }} where in_spine
+    select * from {{ ref('changes_user') }} where in_spine
+),
+
+captured as (
+    select
+        as_of
+        {%- for table, columns in captures.items() %}{% for column in [''] + columns %},
+        max(captured_since) filter (
+            where table_name = '{{ table }}' and column_name = '{{ column }}'
+        ) as {{ since_column(table, column) }}
+        {%- endfor %}{% endfor %}
+    from {{ ref('int_coverage') }}
+    group by as_of
 ),
 
 pairs_of_delivered as (
@@ -13,9 +26,9 @@ pairs_of_delivered as (
         ('usage_features', 'stg_usage_agg', {
             'watch_hours_30d': ('usage_since', 30),
             'avg_session_mins_7d': ('usage_since', 7),
-            'unique_devices_30d': ('devices_since', 30),
-            'skips_7d': ('skips_since', 7),
-            'rebuffer_events_7d': ('rebuffers_since', 7),
+            'unique_devices_30d': ('usage_device_id_since', 30),
+            'skips_7d': ('usage_skips_since', 7),
+            'rebuffer_events_7d': ('usage_rebuffer_events_since', 7),
         }),
         ('payment_features', 'stg_payments_agg', {'failed_payments_90d': ('payments_since', 90)}),
         ('support_features', 'stg_support_agg', {
@@ -36,7 +49,8 @@ pairs_of_delivered as (
     inner join {{ ref(features) }} as versions
         on pairs.user_id = versions.user_id and pairs.as_of = versions.as_of
         and versions.known_at = cast('{{ build.known_at }}' as {{ type_instant() }})
-    where {{ covered('pairs.' ~ since, days, 'pairs.as_of') }} and pairs.{{ features }}
+    left join captured on pairs.as_of = captured.as_of
+    where coalesce(captured.{{ since }} <= pairs.as_of - interval '{{ days }} days', true)
     {{ 'union all' if not loop.last }}
     {% endfor %}
     {{ 'union all' if not loop.last }}

@@ -20,7 +20,7 @@ import dagster as dg
 from dagster_dbt import build_dbt_asset_specs
 from psycopg.rows import namedtuple_row
 
-from data.contract import TABLES
+from data.contract import declared
 from data.database import Database
 from data.paths import DBT_PROJECT, DROPS, PROCESSED
 from orchestration import steps
@@ -113,7 +113,7 @@ RAW = [
         partitions_def=MONTHS,
         description=table.meaning,
     )
-    for table in TABLES
+    for table in declared()
 ] + [
     dg.AssetSpec(
         ["raw", "loads"],
@@ -136,7 +136,7 @@ def raw(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
             " and this month again",
             allow_retries=False,
         )
-    counts: dict[str, dict[str, int]] = {table.name: {} for table in TABLES}
+    counts: dict[str, dict[str, int]] = {table.name: {} for table in declared()}
     with told():
         for drop in drops:
             loaded = steps.ingest(drop, show=context.log.info)

@@ -39,9 +39,6 @@ from orchestration import steps
 from orchestration.leak_check import histories
 from orchestration.leak_check.histories import Drop
 from orchestration.surroundings import environment
-from streamflow_feast.dbt.manifest import read_manifest
-from streamflow_feast.offline import point_in_time
-from streamflow_feast.offline.point_in_time import View
 
 USERS = 150
 KEPT = "leak_check"  # schema of the values before
@@ -57,7 +54,7 @@ class Leak:
 
     model: str
     column: str
-    user_id: str
+    key: str
     as_of: datetime
     before: str | None
     after: str | None
@@ -66,7 +63,7 @@ class Leak:
 
     def __str__(self) -> str:
         return (
-            f"{self.model}.{self.column} leaks: {self.user_id} at {self.as_of:%Y-%m-%d} was "
+            f"{self.model}.{self.column} leaks: {self.key} at {self.as_of:%Y-%m-%d} was "
             f"{self.before} and is {self.after} after {self.cause} ({self.rows} rows moved)"
         )
 
@@ -77,15 +74,23 @@ class Stale:
 
     model: str
     rows: int
-    user_id: str
+    key: str
     as_of: datetime
 
     def __str__(self) -> str:
         return (
             f"{self.model} goes stale: {self.rows} rows differ once everything is computed again, "
-            f"first {self.user_id} at {self.as_of:%Y-%m-%d}. It reads a table of which "
-            "spine_changes or stg_changes does not know it, or farther back than reaches says"
+            f"first {self.key} at {self.as_of:%Y-%m-%d}. It reads other tables, or farther back, "
+            "than it says at its top (events, pairs_to_compute)"
         )
+
+
+@dataclass(frozen=True)
+class View:
+    """A published feature table."""
+
+    keys: list[str]
+    columns: list[str]
 
 
 @dataclass(frozen=True)
@@ -96,13 +101,13 @@ class Result:
     stale: list[Stale]
     models: int
     features: int
-    pairs: int
+    rows: int
     cut: date
     changed: int
 
     def __str__(self) -> str:
         checked = (
-            f"{self.features} features of {self.models} models, {self.pairs:,} (user, as_of) pairs "
+            f"{self.features} features of {self.models} models, {self.rows:,} rows "
             f"up to {self.cut}; {self.changed:,} raw rows at or after it were changed"
         )
         if self.passed:
@@ -139,9 +144,8 @@ def check(project: Path = DBT_PROJECT, seed: int = 0, users: int = USERS) -> Res
         _run_models(project, scratch, settings)
         with settings.connect() as connection:
             known_at = _published(connection)
-            tables = read_manifest(scratch / "target" / "manifest.json").tables
-            views = {table.name: [column.name for column in table.columns] for table in tables}
-            pairs = sum(_keep(connection, view) for view in views)
+            views = _views(connection)
+            rows = sum(_keep(connection, name, view) for name, view in views.items())
         _deliver(later, scratch / "later", settings)
         _run_models(project, scratch, settings)
         with settings.connect() as connection:
@@ -156,7 +160,8 @@ def check(project: Path = DBT_PROJECT, seed: int = 0, users: int = USERS) -> Res
         with settings.connect() as connection:
             cause = f"raw rows at or after {cut} were moved or deleted"
             leaks += _moved(connection, views, None, cut, cause)
-    return Result(leaks, stale, len(views), sum(map(len, views.values())), pairs, cut, changed)
+    features = sum(len(view.columns) for view in views.values())
+    return Result(leaks, stale, len(views), features, rows, cut, changed)
 
 
 @contextmanager
@@ -231,70 +236,106 @@ def _appended(connection: psycopg.Connection) -> list[Stale]:
     ).fetchone() or ({},)
     for model, rows in tables.items():
         if rows:
-            user_id, as_of = connection.execute(
+            keys = _names(_join_keys(connection, model))
+            *key, as_of = connection.execute(
                 sql.SQL(
-                    "select user_id, as_of from {} where known_at = (select max(known_at)"
-                    " from ledger.publications) order by as_of, user_id limit 1"
-                ).format(sql.Identifier("published", model))
+                    "select {}, as_of from {} where known_at = (select max(known_at)"
+                    " from ledger.publications) order by as_of, {} limit 1"
+                ).format(keys, sql.Identifier("published", model), keys)
             ).fetchone() or ("", datetime.min)
-            stale.append(Stale(model, rows, user_id, as_of))
+            stale.append(Stale(model, rows, ", ".join(map(str, key)), as_of))
     return stale
 
 
-def _newest(view: str, known_at: datetime | None) -> sql.Composed:
+def _views(connection: psycopg.Connection) -> dict[str, View]:
+    """The feature views of the newest publication."""
+    nodes = connection.execute(
+        "select node ->> 'name', array(select json_object_keys(node -> 'columns'))"
+        " from (select manifest from ledger.publications order by known_at desc limit 1) as newest,"
+        " json_each(manifest -> 'nodes') as nodes (id, node)"
+        " where node -> 'config' -> 'meta' -> 'feast' is not null"
+    ).fetchall()
+    views = {}
+    for name, columns in nodes:
+        keys = _join_keys(connection, name)
+        known = {*keys, "as_of", "known_at", "is_retracted"}
+        views[name] = View(keys, [column for column in columns if column not in known])
+    return views
+
+
+def _join_keys(connection: psycopg.Connection, view: str) -> list[str]:
+    (keys,) = connection.execute(
+        "select ledger.join_keys(manifest, %s) from ledger.publications"
+        " order by known_at desc limit 1",
+        [view],
+    ).fetchone() or ([],)
+    return keys
+
+
+def _names(columns: Sequence[str]) -> sql.Composed:
+    return sql.SQL(", ").join(map(sql.Identifier, columns))
+
+
+def _newest(name: str, view: View, known_at: datetime | None) -> sql.Composed:
     """The rows of a versioned table, as known at an instant; None is now."""
-    table = View(view, "published", view, {"user_id": "user_id"}, {}, "as_of", "known_at")
-    return point_in_time.effective(table, known_at)
+    pair = _names([*view.keys, "as_of"])
+    return sql.SQL(
+        "select * from (select distinct on ({}) * from {} where known_at <= {}::timestamptz"
+        " order by {}, known_at desc) as newest where not is_retracted"
+    ).format(pair, sql.Identifier("published", name), str(known_at or "infinity"), pair)
 
 
-def _keep(connection: psycopg.Connection, view: str) -> int:
+def _keep(connection: psycopg.Connection, name: str, view: View) -> int:
     """Keep the rows as they are now; how many there are."""
     connection.execute(sql.SQL("create schema if not exists {}").format(sql.Identifier(KEPT)))
-    kept = sql.SQL("create table {} as {}").format(sql.Identifier(KEPT, view), _newest(view, None))
+    kept = sql.SQL("create table {} as {}").format(
+        sql.Identifier(KEPT, name), _newest(name, view, None)
+    )
     return connection.execute(kept).rowcount
 
 
 def _moved(
     connection: psycopg.Connection,
-    views: dict[str, list[str]],
+    views: dict[str, View],
     known_at: datetime | None,
     cut: date | None,
     cause: str,
 ) -> list[Leak]:
     """Each column in which a row up to `cut` is not what was kept; exact, null-safe."""
     leaks = []
-    for view, columns in views.items():
+    for name, view in views.items():
         values: list[sql.Composable] = [
             sql.SQL("({}, before.{}::text, after.{}::text)").format(
                 sql.Literal(column), sql.Identifier(column), sql.Identifier(column)
             )
-            for column in columns
+            for column in view.columns
         ]
-        values.append(sql.SQL("('user_id', before.user_id, after.user_id)"))
+        values.append(sql.SQL("('the row', before.as_of::text, after.as_of::text)"))
         limit: sql.Composable = sql.SQL("true")
         if cut:
             limit = sql.SQL("as_of <= {}::timestamptz").format(histories.midnight(cut).isoformat())
         query = sql.SQL(
-            "select distinct on (name) name, user_id, as_of, old, new, count(*) over (partition by "
-            "name) from {} before full join ({}) after using (user_id, as_of) cross join lateral "
-            "(values {}) as compared (name, old, new) where old is distinct from new and {} "
-            "order by name, as_of, user_id"
+            "select distinct on (name) name, old, new, count(*) over (partition by name), as_of, "
+            "{keys} from {before} before full join ({after}) after using ({keys}, as_of) "
+            "cross join lateral (values {values}) as compared (name, old, new) "
+            "where old is distinct from new and {limit} order by name, as_of, {keys}"
         ).format(
-            sql.Identifier(KEPT, view),
-            _newest(view, known_at),
-            sql.SQL(", ").join(values),
-            limit,
+            keys=_names(view.keys),
+            before=sql.Identifier(KEPT, name),
+            after=_newest(name, view, known_at),
+            values=sql.SQL(", ").join(values),
+            limit=limit,
         )
         try:
             found = connection.execute(query).fetchall()
         except psycopg.errors.UndefinedTable:
             raise LeakCheckError(
-                f"published.{view} is gone after a second run: {view} replaces its table, and with "
+                f"published.{name} is gone after a second run: {name} replaces its table, and with "
                 "it what was known before. Make it incremental and append-only, as the others are"
             ) from None
         leaks += [
-            Leak(view, name, user_id, as_of, old, new, rows, cause)
-            for name, user_id, as_of, old, new, rows in found
+            Leak(name, column, ", ".join(map(str, key)), as_of, old, new, rows, cause)
+            for column, old, new, rows, as_of, *key in found
         ]
     return leaks
 

@@ -7,12 +7,12 @@ from typing import Any
 
 from psycopg import sql
 
-from data.contract import TABLES
+from data.contract import declared
 from data.database import Database
 
 ROOT = Path(__file__).resolve().parents[2]
-HEADERS = {table.name: ",".join(column.name for column in table.columns) for table in TABLES}
-KEYS = {table.name: table.key for table in TABLES}
+HEADERS = {table.name: ",".join(column.name for column in table.columns) for table in declared()}
+KEYS = {table.name: table.key[0] for table in declared()}
 USERS = ["a,2024-01-01,,,,", "b,2024-01-02,Male,true,False,"]
 Rows = list[tuple[Any, ...]]
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.contract import USAGE
+from data.contract import declared
 from data.database import Database
 from data.load.check import DropError, Report
 from data.load.layout import read_layout
@@ -31,9 +31,11 @@ INSTANT = (
     "expected an instant that exists, such as 2024-01-31T18:03:59.123456Z (no offset means UTC)"
 )
 COUNT = "expected a whole number >= 0 of at most 15 digits"
-MINUTES = "expected a number >= 0 with at most 4 decimals (minutes)"
+MINUTES = "expected a number >= 0 with at most 8 digits before the point and 4 after it (minutes)"
 UNKNOWN_USER = "is not known; expected a user of users.csv in this or an earlier loaded drop"
 TRUTH = "expected true or false (any of True, true, TRUE)"
+MAPPING = "  If that is form alone, say in mapping.yml beside it: "
+TRUE_HINT = MAPPING + "true: [yes, t, 1] and false: [no, f, 0]"
 CATEGORY = (
     "expected one of ticket/billing, ticket/playback, ticket/account, ticket/content, "
     "complaint/billing, complaint/playback, complaint/account, complaint/content"
@@ -70,6 +72,7 @@ BAD: dict[str, tuple[dict[str, object], list[str]]] = {
             f"  line 3, churn_label: '1'; {TRUTH}",
             f"  line 4, churn_label: empty; {TRUTH}",
             f"  line 4, user_id: 'a '; {USER}",
+            TRUE_HINT,
         ],
     ),
     "user twice": (
@@ -91,6 +94,7 @@ BAD: dict[str, tuple[dict[str, object], list[str]]] = {
             "  line 3, signup_date: '2024-04-01' lies after the drop (2024-03-31)",
             "  line 4, signup_date: '31.1.2024'; expected a date that exists, as YYYY-MM-DD",
             "  line 5, signup_date: empty; expected a date that exists, as YYYY-MM-DD",
+            MAPPING + "dates: DD.MM.YYYY, with hh:mm:ss where there is a time",
         ],
     ),
     "negative hours": (
@@ -102,6 +106,7 @@ BAD: dict[str, tuple[dict[str, object], list[str]]] = {
             f"  line 3, skips_7d: '-1'; {COUNT} (skips)",
             f"  line 3, unique_devices_30d: '1.5'; {COUNT} (devices)",
             "  line 3, watch_hours_30d: 'nan'; expected a number >= 0 (hours)",
+            MAPPING + "empty: and the words that mean it",
         ],
     ),
     "numbers": (
@@ -143,6 +148,7 @@ BAD: dict[str, tuple[dict[str, object], list[str]]] = {
             f"  line 5, attempted_at: '2023-02-29T00:00:00Z'; {INSTANT}",
             f"  line 6, attempted_at: '2024-03-01T00:00:00.1234567Z'; {INSTANT}",
             "  line 6, status: 'Failed'; expected one of succeeded, failed",
+            MAPPING + "dates: YYYY-MM-DD",
         ],
     ),
     "ticket": (
@@ -172,7 +178,8 @@ BAD: dict[str, tuple[dict[str, object], list[str]]] = {
         {"labels": "user_id,churn_label\na,true\n".encode("utf-16")},
         [
             "labels.csv: 1 error",
-            "  line 1: the header is not UTF-8, but UTF-16; save the file as UTF-8",
+            "  line 1: the header is not UTF-8, but UTF-16; save the file as UTF-8, or say "
+            "encoding: utf-16 in mapping.yml beside it",
         ],
     ),
     "NUL": (
@@ -218,6 +225,7 @@ BAD: dict[str, tuple[dict[str, object], list[str]]] = {
             "labels.csv: 2 errors",
             "  line 2: text follows a closing quote; expected a comma or the line's end",
             f"  line 3, churn_label: 'no'; {TRUTH}",
+            TRUE_HINT,
         ],
     ),
     "a carriage return alone": (
@@ -226,6 +234,7 @@ BAD: dict[str, tuple[dict[str, object], list[str]]] = {
             "labels.csv: 2 errors",
             "  line 2: a carriage return stands alone; expected lines to end in a line feed",
             f"  line 3, churn_label: 'no'; {TRUTH}",
+            TRUE_HINT,
         ],
     ),
     "a huge cell": (
@@ -241,6 +250,7 @@ BAD: dict[str, tuple[dict[str, object], list[str]]] = {
             "labels.csv: 2 errors",
             "  line 2: a cell has more than 131072 characters",
             f"  line 3, churn_label: 'no'; {TRUTH}",
+            TRUE_HINT,
         ],
     ),
     "empty file": (
@@ -262,6 +272,7 @@ BAD: dict[str, tuple[dict[str, object], list[str]]] = {
             ),
             f"  line 12, churn_label: '10'; {TRUTH}",
             "  and 41 more",
+            TRUE_HINT,
         ],
     ),
     "every file is looked at": (
@@ -270,8 +281,8 @@ BAD: dict[str, tuple[dict[str, object], list[str]]] = {
             "labels.csv: 1 error",
             f"  line 2, churn_label: 'maybe'; {TRUTH}",
             "payments.csv: 1 error",
-            "  line 2, amount: '1.999'; expected a number with at most 2 decimals, negative for a "
-            "refund (dollars)",
+            "  line 2, amount: '1.999'; expected a number with at most 15 digits before the point "
+            "and 2 after it (dollars)",
         ],
     ),
     "a header that is nearly right": (  # one cause, one error: not each user of every other file
@@ -351,7 +362,7 @@ def test_a_single_wrong_cell_is_found(
     for line, place in ALONE[table]:
         with pytest.raises(DropError) as refused:
             load(drop("2024-03-31", users=USERS, **{table: [line]}), database)
-        _, title, problem, _ = str(refused.value).split("\n")
+        _, title, problem, *_ = str(refused.value).split("\n")
         assert title == f"{table}.csv: 1 error"
         assert problem.startswith("  line 2"), problem
         assert place in problem, problem
@@ -400,7 +411,8 @@ def test_the_fast_reader_accepts_nothing_that_the_slow_one_refuses(
     path = tmp_path_factory.mktemp("fast") / "usage.csv"
     path.write_bytes("".join(line + ("\r\n" if crlf else "\n") for line in lines).encode())
     day, report = date(2024, 3, 31), Report("usage.csv")
-    layout = read_layout(path, USAGE, None, report)
+    (table,) = (table for table in declared() if table.name == "usage")
+    layout = read_layout(path, table, None, report)
     assert layout is not None
     header = layout.columns
     slow = list(slow_rows(path, layout, day, report))

@@ -9,11 +9,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from data.contract import TABLES
+from data.contract import declared
 from data.database import Database
 from data.load.load import load
 from data.sample.generate import Plan, PlanError, generate
-from tests.data.drops import effective
+from data.sample.rows import DRAWN
+from tests.data.drops import ROOT, effective
 
 EVENTS = {"usage": "session_id", "payments": "payment_id", "support": "ticket_id"}
 
@@ -36,7 +37,7 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     plan = Plan(users=40, months=3, grain="both")
     once, again = (generate(tmp_path / name, plan) for name in ("once", "again"))
     other = generate(tmp_path / "other", Plan(users=40, months=3, seed=2, grain="both"))
-    files = [table.file for table in TABLES]
+    files = [f"{name}.csv" for name in DRAWN]
     for one, two, three in zip(once, again, other, strict=True):
         assert filecmp.cmpfiles(one, two, files, shallow=False) == (files, [], [])
         assert not filecmp.cmp(one / "usage.csv", three / "usage.csv", shallow=False)
@@ -52,18 +53,44 @@ def test_a_grain_has_its_files(tmp_path: Path) -> None:
         assert folder.name == "2024-01-31"
 
 
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (("name: skips\n", "name: jumps\n"), "the sample draws usage.skips, which _sources"),
+        (("unit: skips, nullable: true,", "unit: skips,"), None),
+        (("name: payments\n", "name: charges\n"), "the sample draws payments.payment_id, which"),
+        (("- name: skips\n", "- {name: mood, data_type: text}\n          - name: skips\n"),
+         "the sample has no values for usage.mood; declare it nullable"),
+    ],
+)  # fmt: skip
+def test_a_declaration_that_the_sample_does_not_fit_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: tuple[str, str], expected: str | None
+) -> None:
+    shipped = ROOT / "dbt_project" / "models" / "staging" / "_sources.yml"
+    path = tmp_path / "models" / "staging" / "_sources.yml"
+    path.parent.mkdir(parents=True)
+    assert change[0] in shipped.read_text()
+    path.write_text(shipped.read_text().replace(*change))
+    monkeypatch.setenv("DBT_PROJECT_DIR", str(tmp_path))
+    if expected is None:
+        assert generate(tmp_path / "drops", Plan(users=5, months=1))
+    else:
+        with pytest.raises(PlanError, match=expected):
+            generate(tmp_path / "drops", Plan(users=5, months=1))
+
+
 def test_drops_load_in_any_order(database: Database, tmp_path: Path) -> None:
     """Also that every generated drop passes the checks."""
     folders = generate(tmp_path / "drops", Plan(users=60, months=4, grain="both"))
     for folder in folders:
         load(folder, database)
-    forward = {table.name: effective(database, table.name) for table in TABLES}
+    forward = {table.name: effective(database, table.name) for table in declared()}
     with database.connect() as connection:
-        for table in [table.name for table in TABLES] + ["loads"]:
+        for table in [table.name for table in declared()] + ["loads"]:
             connection.execute(f"truncate raw.{table}")  # type: ignore[arg-type]
     for place in (3, 0, 2, 1):
         load(folders[place], database)
-    assert {table.name: effective(database, table.name) for table in TABLES} == forward
+    assert {table.name: effective(database, table.name) for table in declared()} == forward
 
 
 def test_churn_depends_on_usage_payments_and_tickets(folders: list[Path]) -> None:

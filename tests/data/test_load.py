@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from data.contract import BOOLEAN, LABELS, TABLES, Column
+from data.contract import Column, declared
+from data.contract.types import BOOLEAN
 from data.database import Database
-from data.load.load import LOAD_LOCK, LoadResult, TableResult, load
+from data.load.load import LOAD_LOCK, LoadResult, TableResult, check, load
 from data.postgres.setup import set_up
 from tests.data.drops import HEADERS, ROOT, USERS, effective, everything
 
@@ -92,7 +93,9 @@ def test_the_same_drop_again_changes_nothing(database: Database, drop: Drop) -> 
 
 def test_repeats_inside_a_file_are_loaded_once(database: Database, drop: Drop) -> None:
     result = load(drop(JAN, users=USERS, support=[ticket(), ticket(), ticket()]), database)
-    assert result.tables["support"] == TableResult(read=3, added=1, repeated=2, retracted=0)
+    assert result.tables["support"] == TableResult(
+        read=3, added=1, replaced=0, repeated=2, retracted=0
+    )
     assert resolutions(database) == [("t", None)]
 
 
@@ -163,7 +166,7 @@ def test_check_finds_out_what_load_would_do_and_does_nothing(
     database: Database, drop: Drop
 ) -> None:
     before = everything(database)
-    result = load(drop(JAN, users=USERS), database, dry_run=True)
+    (result,) = check([drop(JAN, users=USERS)], database)
     assert result.tables["users"].added == 2
     assert everything(database) == before
 
@@ -186,8 +189,10 @@ def test_a_file_without_a_last_line_end_is_loaded_with_a_warning(
 
 def test_an_add_on_column_may_come_or_not(database: Database, drop: Drop) -> None:
     extra = Column("is_trial", BOOLEAN, "on trial", nullable=True, optional=True)
-    wider = replace(LABELS, columns=(*LABELS.columns, extra))
-    tables = tuple(wider if table is LABELS else table for table in TABLES)
+    tables = tuple(
+        replace(table, columns=(*table.columns, extra)) if table.name == "labels" else table
+        for table in declared()
+    )
     load(drop(JAN, users=USERS, labels=["a,true"]), database)
     set_up(database, tables)
     assert not load(drop(JAN, labels=["a,true"]), database, tables=tables).changed

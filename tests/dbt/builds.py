@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from data.contract import TABLES
+from data.contract import declared
 from data.database import Database
 from data.load.load import load
 from tests.dbt import histories
@@ -29,8 +29,11 @@ FEATURES = (
     "usage_features",
     "payment_features",
     "support_features",
+    "device_features",
+    "user_device_features",
     "churn_labels",
 )
+KEYS = {"device_features": ["device_id"], "user_device_features": ["user_id", "device_id"]}
 Versions = dict[Pair, list[tuple[datetime, Values | None]]]  # oldest first; None: retracted
 
 
@@ -111,7 +114,7 @@ def published(table: str) -> Versions:
             sql.SQL("select * from {} order by known_at").format(sql.Identifier("published", table))
         )
         for row in cursor:
-            pair = (row.pop("user_id"), row.pop("as_of"))
+            pair = tuple(row.pop(key) for key in (*KEYS.get(table, ["user_id"]), "as_of"))
             known_at, is_retracted = row.pop("known_at"), row.pop("is_retracted")
             if is_retracted:
                 assert set(row.values()) == {None}, f"{table} {pair}: retracted, with values"
@@ -138,7 +141,7 @@ def effective_rows(load_id: int) -> dict[str, list[tuple[Any, ...]]]:
     """table -> the raw rows in effect as seen with the loads up to `load_id`, sorted."""
     found = {}
     with Database().connect() as connection:
-        for table in TABLES:
+        for table in declared():
             names = [column.name for column in table.columns]
             names += [] if table.is_event else ["as_of"]
             selected = connection.execute(

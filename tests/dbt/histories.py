@@ -19,7 +19,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from data.contract import TABLES
+from data.contract import declared
 from tests.dbt.oracle import (
     AGGREGATES,
     DAY,
@@ -31,8 +31,8 @@ from tests.dbt.oracle import (
     midnight,
 )
 
-CONTRACT = {table.name: table for table in TABLES}
-COLUMNS = {table.name: [column.name for column in table.columns] for table in TABLES}
+CONTRACT = {table.name: table for table in declared()}
+COLUMNS = {table.name: [column.name for column in table.columns] for table in declared()}
 WINDOWS = (0, 1, 7, 30, 60, 90, 180)
 GAPS = (1, 3, 7, 7, 8, 28, 29, 30, 30, 31, 60, 60, 90, 90, 91)
 WINDOWS_OF_FILES = (
@@ -42,7 +42,9 @@ WINDOWS_OF_FILES = (
 DELIVERED = dict(zip(EVENT_KEYS, AGGREGATES, strict=True))
 FIRST_DROPS = (date(2023, 12, 31), *(date(2024, 1, 29) + n * DAY for n in range(5)))
 # A daily calendar of a year of drops would be all that the database does: keep it short.
-LONGEST = {"drops": 100, "month": 100, "week": 40, "day": 10}  # gap between two drops, days
+LONGEST = {"drops": 100, "month": 100, "week": 40, "day": 10, "hour": 7}  # between two drops, days
+# How long before the first drop people signed up: a calendar reaches back as far.
+SIGNED_UP = {"day": (0, 1, 1, 7, 30), "hour": (0, 1, 1, 2)}
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,11 @@ def draw(seed: int, users: int, cadence: str = "drops") -> Drawn:
     random = Random(seed)
     drops, lacking, missing = _drops(random, LONGEST[cadence])
     plan, stops = _plan(random, drops, lacking, missing)
-    as_ofs = drops if cadence == "drops" else calendar(drops[0], drops[-1], cadence)
+    steps = "day" if cadence == "hour" else cadence
+    as_ofs = drops if cadence == "drops" else calendar(drops[0], drops[-1], steps)
+    before = SIGNED_UP.get(cadence, (0, 1, 1, 100, 1000))
     told = [
-        _History(Random(f"{seed}/{number}"), f"h{number:03d}", drops, as_ofs).tell(plan)
+        _History(Random(f"{seed}/{number}"), f"h{number:03d}", drops, as_ofs, before).tell(plan)
         for number in range(users)
     ]
     deliveries = tuple(
@@ -153,16 +157,20 @@ class _History:
     """A few users' rows: what each drop says now, and what a delivery makes of it."""
 
     def __init__(
-        self, random: Random, name: str, drops: Sequence[date], as_ofs: Sequence[date]
+        self,
+        random: Random,
+        name: str,
+        drops: Sequence[date],
+        as_ofs: Sequence[date],
+        before: Sequence[int],
     ) -> None:
         self.random, self.name, self.drops, self.as_ofs = random, name, drops, as_ofs
         self.settled = [f"{name}-a", f"{name}-b"]  # in the first drop, so always known
         self.late = f"{name}-c"  # signs up between the drops
         between = drops[0] + random.randrange(max(1, (drops[-1] - drops[0]).days)) * DAY
         self.late_signup = random.choice([between, random.choice(drops[:-1])])
-        self.signup = {
-            user: drops[0] - random.choice([0, 1, 1, 100, 1000]) * DAY for user in self.settled
-        }
+        self.signup = {user: drops[0] - random.choice(before) * DAY for user in self.settled}
+        self.before = before
         self.rows: dict[tuple[date, str], list[dict[str, Any]]] = {}
         self.ids: dict[str, list[dict[str, Any]]] = {table: [] for table in EVENT_KEYS}
 
@@ -274,7 +282,7 @@ class _History:
         row["user_id"] = random.choice(self._users(day))
         if file == "usage":
             row["started_at"] = self._instant(day)
-            row["device_id"] = random.choice([None, "tv", "phone", "car"])
+            row["device_id"] = random.choice([None, *(f"{self.name}-{d}" for d in ("tv", "phone"))])
             row["watch_minutes"] = Decimal(random.choice([0, 1, 999, 412345, 10**7])) / 10000
             row["watch_minutes"] += random.randrange(100)
             row["skips"] = random.choice([None, 0, 1, 17])
@@ -295,7 +303,8 @@ class _History:
         random = self.random
         signup = self.signup.get(user, self.late_signup)
         if user in self.signup and random.random() < 0.15:
-            signup = day - random.choice([0, 1, 2, 40]) * DAY  # corrected, or signed up again
+            again = [0, 1, 2, min(40, max(self.before))]
+            signup = day - random.choice(again) * DAY  # corrected, or signed up again
         return {
             "user_id": user,
             "signup_date": min(signup, day),
@@ -315,7 +324,7 @@ class _History:
         kinds = {
             "boolean": [True, False, None],
             "count": [0, 1, 2, None],
-            "decimal(2)": [0.1, 29.85, 99.99, 1889.5, None],
+            "decimal": [0.1, 29.85, 99.99, 1889.5, None],
             "double": [0.1, 24.483650766787413, 1 / 3, 0.0, None],
         }
         row: dict[str, Any] = {"user_id": user}

@@ -13,14 +13,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
 from typing import Any
 
 Row = Mapping[str, Any]
-Pair = tuple[str, datetime]
+Pair = tuple[Any, ...]  # the entity's join keys, then as_of
 Values = dict[str, Any]
 
 STATE = ("users", "subscriptions", "labels")
 AGGREGATES = ("usage_agg_30d", "payments_agg_90d", "support_agg_90d")
+TIMES = {"usage": "started_at", "payments": "attempted_at", "support": "opened_at"}
 EVENT_KEYS = {"usage": "session_id", "payments": "payment_id", "support": "ticket_id"}
 MAY_BE_UNRECORDED = [("usage", column) for column in ("device_id", "skips", "rebuffer_events")]
 DAY = timedelta(days=1)
@@ -70,6 +72,12 @@ class Known:
                 for row in self.files[day].get(table, ())
             }
             for table, key in EVENT_KEYS.items()
+        }
+        self.stated_by: dict[tuple[str, str], date] = {
+            (table, row[key]): day
+            for day in self.drops
+            for table, key in EVENT_KEYS.items()
+            for row in self.files[day].get(table, ())
         }
         self._covered: dict[tuple[str, datetime, int, str | None], bool] = {}
         self._by_user: dict[tuple[str, str], list[Row]] = {}
@@ -122,28 +130,73 @@ def calendar(first: date, last: date, cadence: str) -> list[date]:
     return [day for day in days if starts(day)]
 
 
-def spine(known: Known, cadence: str = "drops") -> dict[Pair, tuple[date, date]]:
-    """(user_id, as_of) -> (the user's signup date, date of the drop that describes the state)."""
+def calendar_start(known: Known) -> datetime:
+    """Where a calendar begins: with the events of the first drop that somebody can have had.
+
+    Of a thousand events one may lie before it.
+    """
+    first = known.with_users()[0]
+    instants = sorted(
+        row[TIMES[table]]
+        for table, rows in known.events.items()
+        for event, row in rows.items()
+        if known.stated_by[table, event] == first
+    )
+    if not instants:
+        return midnight(first)
+    rare = max(1, -(-len(instants) // 1000))
+    signups = [row["signup_date"] for row in known.files[first]["users"]]
+    user_since = [midnight(min(signups) + DAY)] if signups else []
+    return min(midnight(first), max([instants[rare - 1] + MICROSECOND, *user_since]))
+
+
+def as_ofs(known: Known, cadence: str = "drops") -> list[datetime]:
+    """The instants that features are computed for."""
     drops = known.with_users()
-    if not drops:
-        return {}
-    pairs: dict[Pair, tuple[date, date]] = {}
-    if cadence == "drops":
-        for day in drops:
-            for row in known.files[day]["users"]:
-                if row["signup_date"] < day:
-                    pairs[row["user_id"], midnight(day)] = (row["signup_date"], day)
-        return pairs
-    for day in calendar(drops[0], drops[-1], cadence):
-        before = max(drop for drop in drops if drop <= day)
-        after = min((drop for drop in drops if drop > day), default=None)
-        if after is not None:  # signed up since the last drop; first seen in the next
-            for row in known.files[after]["users"]:
-                if before <= row["signup_date"] < day:
-                    pairs[row["user_id"], midnight(day)] = (row["signup_date"], before)
-        for row in known.files[before]["users"]:
+    if cadence == "drops" or not drops:
+        return [midnight(day) for day in drops]
+    start = calendar_start(known)
+    if cadence == "hour":
+        days = [midnight(day) for day in calendar(start.date(), drops[-1], "day")]
+        instants = [day + hour * timedelta(hours=1) for day in days for hour in range(24)]
+    else:
+        instants = [midnight(day) for day in calendar(start.date(), drops[-1], cadence)]
+    return [instant for instant in instants if start <= instant <= midnight(drops[-1])]
+
+
+def seen_on(
+    known: Known, keys: Sequence[str], days: int, cadence: str = "drops"
+) -> dict[Pair, list[Row]]:
+    """(keys, as_of) of those with a session in the `days` before as_of -> these sessions."""
+    found: dict[Pair, list[Row]] = {}
+    for as_of in as_ofs(known, cadence):
+        for row in within(known.events["usage"].values(), "started_at", as_of, days):
+            key = tuple(row[column] for column in keys)
+            if None not in key:
+                found.setdefault((*key, as_of), []).append(row)
+    return found
+
+
+def spine(known: Known, cadence: str = "drops") -> dict[Pair, tuple[date, date | None]]:
+    """(user_id, as_of) -> (the user's signup date, date of the drop that describes the state).
+
+    No drop describes the state before the first one.
+    """
+    drops = known.with_users()
+    pairs: dict[Pair, tuple[date, date | None]] = {}
+    for as_of in as_ofs(known, cadence):
+        day = as_of.date()
+        before = max((drop for drop in drops if midnight(drop) <= as_of), default=None)
+        after = min((drop for drop in drops if midnight(drop) > as_of), default=None)
+        if after is not None and (before is None or midnight(before) < as_of):
+            for row in known.files[after]["users"]:  # signed up since the drop before
+                if (before is None or before <= row["signup_date"]) and row["signup_date"] < day:
+                    pairs[row["user_id"], as_of] = (row["signup_date"], before)
+        for row in known.files[before]["users"] if before is not None else ():
             if row["signup_date"] < day:
-                pairs[row["user_id"], midnight(day)] = (row["signup_date"], before)
+                pairs[row["user_id"], as_of] = (row["signup_date"], before)
+            else:
+                pairs.pop((row["user_id"], as_of), None)
     return pairs
 
 
@@ -230,6 +283,7 @@ def support_features(known: Known, user: str, as_of: datetime) -> Values:
     def resolved(row: Row) -> bool:
         return row["resolved_at"] is not None and row["resolved_at"] < as_of
 
+    newest = sorted(last_180, key=lambda row: (row["opened_at"], row["ticket_id"]), reverse=True)
     taken = [
         (row["resolved_at"] - row["opened_at"]) // MICROSECOND for row in last_90 if resolved(row)
     ]
@@ -241,6 +295,7 @@ def support_features(known: Known, user: str, as_of: datetime) -> Values:
         ),
         "open_tickets": (180, sum(not resolved(row) for row in last_180)),
         "complaints_90d": (90, sum(row["category"].startswith("complaint/") for row in last_90)),
+        "last_categories": (180, [row["category"] for row in newest[:3]]),
     }
     return _or_delivered(known, "support", "support_agg_90d", user, as_of, event_based)
 
@@ -264,13 +319,16 @@ def _or_delivered(
     }
 
 
-def user_features(known: Known, user: str, as_of: datetime, signup: date, state: date) -> Values:
+def user_features(
+    known: Known, user: str, as_of: datetime, signup: date, state: date | None
+) -> Values:
     """user_features of one pair; `state` is the drop that describes the user."""
-    row = known.state.get(("users", user, state), {})
+    row = known.state.get(("users", user, state), {}) if state else {}
     columns = ("user_gender", "user_is_senior", "has_family", "has_dependents")
     return {
         **{column: row.get(column) for column in columns},
         "tenure_days": (as_of.date() - signup).days,
+        "signup_date": signup,
     }
 
 
@@ -286,16 +344,47 @@ SUBSCRIPTION_COLUMNS = (
 )
 
 
-def subscription_features(known: Known, user: str, state: date) -> Values:
+def subscription_features(known: Known, user: str, state: date | None) -> Values:
     """subscription_features of one pair; `state` is the drop that describes the user."""
-    row = known.state.get(("subscriptions", user, state), {})
-    return {column: row.get(column) for column in SUBSCRIPTION_COLUMNS}
+    row = known.state.get(("subscriptions", user, state), {}) if state else {}
+    paid = row.get("total_paid")
+    return {
+        **{column: row.get(column) for column in SUBSCRIPTION_COLUMNS},
+        "total_paid_exact": None if paid is None else Decimal(f"{paid:.2f}"),
+    }
+
+
+def device_features(known: Known, sessions: Sequence[Row], as_of: datetime) -> Values:
+    """device_features of one pair; `sessions` are those of the 90 days before as_of."""
+    last_30 = within(sessions, "started_at", as_of, 30)
+    stalls = [r["rebuffer_events"] for r in last_30 if r["rebuffer_events"] is not None]
+    devices = known.covered("usage", as_of, 30, "device_id")
+    told = devices and known.covered("usage", as_of, 30, "rebuffer_events")
+    return {
+        "users_30d": len({row["user_id"] for row in last_30}) if devices else None,
+        "device_watch_hours_30d": milliseconds(last_30) / 3600000 if devices else None,
+        "rebuffers_per_session_30d": sum(stalls) / len(stalls) if stalls and told else None,
+    }
+
+
+def user_device_features(
+    known: Known, user: str, sessions: Sequence[Row], as_of: datetime
+) -> Values:
+    """user_device_features of one pair; `sessions` are those of the 90 days before as_of."""
+    here = milliseconds(within(sessions, "started_at", as_of, 30))
+    everywhere = milliseconds(within(known.of_user("usage", user), "started_at", as_of, 30))
+    last = max(row["started_at"] for row in sessions)
+    share = here / everywhere if everywhere else None
+    return {
+        "watch_share_30d": share if known.covered("usage", as_of, 30, "device_id") else None,
+        "last_seen_at": last if known.covered("usage", as_of, 90, "device_id") else None,
+    }
 
 
 def features(
     deliveries: Iterable[Delivery], cadence: str = "drops"
 ) -> dict[str, dict[Pair, Values]]:
-    """Table -> (user_id, as_of) -> column -> value, once these deliveries are known."""
+    """Table -> (keys, as_of) -> column -> value, once these deliveries are known."""
     known = Known(deliveries)
     tables: dict[str, dict[Pair, Values]] = {
         "user_features": {},
@@ -303,6 +392,16 @@ def features(
         "usage_features": {},
         "payment_features": {},
         "support_features": {},
+        "device_features": {
+            (device, as_of): device_features(known, sessions, as_of)
+            for (device, as_of), sessions in seen_on(known, ["device_id"], 90, cadence).items()
+        },
+        "user_device_features": {
+            (user, device, as_of): user_device_features(known, user, sessions, as_of)
+            for (user, device, as_of), sessions in seen_on(
+                known, ["user_id", "device_id"], 90, cadence
+            ).items()
+        },
         "churn_labels": {
             (user, midnight(day)): {"churn_label": row["churn_label"]}
             for (table, user, day), row in known.state.items()

@@ -85,7 +85,11 @@ BROKEN = {
                 "    where pairs.in_spine\n",
                 "    where pairs.in_spine and pairs.user_id not like 'h000%'\n",
             ),
-            ("macros/windows.sql", "{{ event_at }} < {{ as_of }}", "{{ event_at }} <= {{ as_of }}"),
+            (
+                "macros/features/events.sql",
+                "days' and {{ event_at }} < {{ as_of }}",
+                "days' and {{ event_at }} <= {{ as_of }}",
+            ),
         ],
     ),
     "an as_of twice": Broken(
@@ -93,7 +97,7 @@ BROKEN = {
         [],
         [
             (
-                "models/spine/spine_as_of.sql",
+                "models/intermediate/int_calendar.sql",
                 "select * from compared",
                 "select * from compared union all (select * from compared limit 1)",
             ),

@@ -87,7 +87,7 @@ def test_a_load_that_commits_while_a_build_runs_is_not_lost(
     built.deliver()
     (seen,) = rows("select max(load_id) from raw.loads")[0]
     loading = threading.Thread(target=built.deliver)
-    with transaction("lock table staging.spine_as_of in access share mode"):
+    with transaction("lock table staging.int_calendar in access share mode"):
         with transaction("lock table raw.loads in share mode"):
             loading.start()
             until(lambda: waits("streamflow load"))
@@ -109,7 +109,7 @@ def test_a_second_build_is_refused_and_a_killed_one_leaves_nothing_behind(
     before = everything()
     built.deliver()
     with contextlib.ExitStack() as locks:
-        with transaction("lock table staging.spine_as_of in access share mode"):
+        with transaction("lock table staging.int_calendar in access share mode"):
             killed = another_build()
             until(lambda: waits("dbt"))
             locks.enter_context(transaction("lock table features.usage_features in share mode"))

@@ -41,7 +41,7 @@ final as (select pairs.user_id, pairs.as_of, {expressions} from pairs),
 HONEST = (
     "payments_90d",
     "(select count(*) from {{ ref('stg_payments') }} as p where p.user_id = pairs.user_id"
-    " and {{ in_days('p.attempted_at', 90, 'pairs.as_of') }})",
+    " and p.attempted_at >= pairs.as_of - interval '90 days' and p.attempted_at < pairs.as_of)",
 )
 PLANTED = (
     (
@@ -61,6 +61,12 @@ PLANTED = (
 )
 
 
+FARTHER = (
+    "(select count(*) from {{ payments.relation }} as p where p.user_id = pairs.user_id and"
+    " p.attempted_at >= pairs.as_of - interval '180 days' and p.attempted_at < pairs.as_of)"
+)
+
+
 def add_model(project: Path, name: str, columns: Any, more: str = "") -> None:
     """A feature table of bigint columns; `more` of dbt's configuration."""
     folder = project / "models" / "features"
@@ -70,13 +76,18 @@ def add_model(project: Path, name: str, columns: Any, more: str = "") -> None:
     (folder / f"{name}.yml").write_text(HEAD.format(name=name, more=more).lstrip() + listed)
 
 
-def without_support(project: Path) -> None:
-    """stg_changes no longer says what came and went of the tickets."""
-    model = project / "models" / "staging" / "stg_changes.sql"
+def reading_farther(project: Path) -> None:
+    """A model that says 30 days at its top, and counts payments of 180 days in a subquery."""
+    add_model(project, "farther_features", [("payments_180d", FARTHER)])
+    model = project / "models" / "features" / "farther_features.sql"
     text = model.read_text()
-    left_out = text.replace("'usage', 'payments', 'support',\n", "'usage', 'payments',\n")
-    assert left_out != text
-    model.write_text(left_out)
+    spine = "select user_id, as_of, state_as_of from {{ ref('spine_user') }}"
+    assert text.count(spine) == 1
+    pairs = "{{ pairs_to_compute(entity='user', events=[payments]) }}"
+    says = "{% set payments = events('payments', at='attempted_at', reach_days=30) %}\n"
+    model.write_text(
+        says + text.replace(spine, pairs).replace("from pairs)", "from pairs where in_spine)")
+    )
 
 
 def databases() -> set[str]:
@@ -89,7 +100,7 @@ def test_the_projects_own_models_do_not_leak(
 ) -> None:
     before = databases()
     assert leak_check.main([]) == 0
-    assert capsys.readouterr().out.startswith("no leak, nothing stale: 28 features of 5 models, ")
+    assert capsys.readouterr().out.startswith("no leak, nothing stale: 33 features of 7 models, ")
     assert databases() == before
 
 
@@ -159,15 +170,17 @@ def test_another_future_changes_nothing_before_the_cut() -> None:
     assert len(exactly) > 10, "hardly an event lies exactly at the cut"
 
 
-def test_a_table_left_out_of_a_list_is_found(database: Database, tmp_path: Path) -> None:
+def test_a_model_that_reads_farther_than_it_says_is_found(
+    database: Database, tmp_path: Path
+) -> None:
     """Else its late rows change nothing, and every other test passes."""
     project = tmp_path / "dbt_project"
     shutil.copytree(DBT_PROJECT, project, ignore=shutil.ignore_patterns("target", "logs"))
-    without_support(project)
+    reading_farther(project)
     result = leak_check.check(project, users=60)
-    assert [stale.model for stale in result.stale] == ["support_features"]
+    assert [stale.model for stale in result.stale] == ["farther_features"]
     assert not result.leaks
-    assert "support_features goes stale" in str(result)
-    assert "spine_changes or stg_changes" in str(result)
+    assert "farther_features goes stale" in str(result)
+    assert "farther back, than it says at its top" in str(result)
     with pytest.raises(AssertionError, match="goes stale"):
         leak_check.assert_no_leaks(project, users=60)

@@ -1,16 +1,7 @@
-{% set build = current_build() %}
-{% set changes = ref('stg_changes') %} {#- named here because dbt reads one branch only -#}
 with
 
 pairs as (
-    {% if build.recompute %}
-    select
-        user_id,
-        as_of
-    from {{ ref('stg_labels') }}
-    {% else %}
-    select distinct user_id, as_of from {{ changes }} where table_name = 'labels'
-    {% endif %}
+    {{ delivered_pairs(entity='user', table='labels') }}
 ),
 
 labels as (

@@ -1,11 +1,8 @@
+{% set payments = events('payments', at='attempted_at', reach_days=180) %}
 with
 
 pairs as (
-    select * from {{ ref('spine_changes') }} where payment_features
-),
-
-payments as (
-    select * from {{ ref('stg_payments') }}
+    {{ pairs_to_compute(entity='user', events=[payments], delivered=['payments_agg_90d']) }}
 ),
 
 delivered as (
@@ -20,18 +17,16 @@ measured as (
     cross join lateral (
         select
             count(*) filter (
-                where status = 'failed' and {{ in_days('attempted_at', 90, 'pairs.as_of') }}
+                where status = 'failed' and {{ payments.window(90) }}
             ) as failed_90d,
             sum(amount_cents) filter (
-                where status = 'succeeded' and {{ in_days('attempted_at', 90, 'pairs.as_of') }}
+                where status = 'succeeded' and {{ payments.window(90) }}
             ) as paid_cents_90d,
             max(attempted_at) filter (
-                where status = 'failed' and {{ in_days('attempted_at', 180, 'pairs.as_of') }}
+                where status = 'failed' and {{ payments.window(180) }}
             ) as last_failed_at
-        from payments
-        where
-            payments.user_id = pairs.user_id
-            and {{ in_days('payments.attempted_at', longest_window('payments'), 'pairs.as_of') }}
+        from {{ payments.relation }} as payments
+        where payments.user_id = pairs.user_id and {{ payments.window() }}
     ) as windows
     where pairs.in_spine
 ),
@@ -41,16 +36,16 @@ final as (
         measured.user_id,
         measured.as_of,
         case
-            when {{ covered('measured.payments_since', 90, 'measured.as_of') }}
+            when {{ payments.covered(90) }}
                 then measured.failed_90d
             else delivered.failed_payments_90d
         end as failed_payments_90d,
         case
-            when {{ covered('measured.payments_since', 90, 'measured.as_of') }}
+            when {{ payments.covered(90) }}
                 then {{ ratio('coalesce(measured.paid_cents_90d, 0)', 100) }}
         end as paid_amount_90d,
         case
-            when {{ covered('measured.payments_since', 180, 'measured.as_of') }}
+            when {{ payments.covered(180) }}
                 then {{ whole_days('measured.last_failed_at', 'measured.as_of') }}
         end as days_since_last_failed_payment
     from measured

@@ -1,7 +1,7 @@
 with
 
 pairs as (
-    select * from {{ ref('spine_changes') }} where subscription_features
+    {{ pairs_to_compute(entity='user', states=['subscriptions']) }}
 ),
 
 subscriptions as (
@@ -16,6 +16,7 @@ final as (
         subscriptions.months_active,
         subscriptions.monthly_fee,
         subscriptions.total_paid,
+        subscriptions.total_paid_exact,
         subscriptions.paperless_billing,
         subscriptions.plan_stream_tv,
         subscriptions.plan_stream_movies,

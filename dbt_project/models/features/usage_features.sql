@@ -1,11 +1,10 @@
+{% set usage = events(
+    'usage', at='started_at', reach_days=90, may_lack=['device_id', 'skips', 'rebuffer_events']
+) %}
 with
 
 pairs as (
-    select * from {{ ref('spine_changes') }} where usage_features
-),
-
-sessions as (
-    select * from {{ ref('stg_usage') }}
+    {{ pairs_to_compute(entity='user', events=[usage], delivered=['usage_agg_30d']) }}
 ),
 
 delivered as (
@@ -21,32 +20,30 @@ measured as (
     from pairs
     cross join lateral (
         select
-            sum(watch_ms) filter (where {{ in_days('started_at', 30, 'pairs.as_of') }}) as ms_30d,
+            sum(watch_ms) filter (where {{ usage.window(30) }}) as ms_30d,
             sum(watch_ms) filter (
                 where
-                {{ in_days('started_at', 60, 'pairs.as_of') }}
-                and not ({{ in_days('started_at', 30, 'pairs.as_of') }})
+                {{ usage.window(60) }}
+                and not {{ usage.window(30) }}
             ) as ms_30d_before,
-            sum(watch_ms) filter (where {{ in_days('started_at', 7, 'pairs.as_of') }}) as ms_7d,
-            count(*) filter (where {{ in_days('started_at', 7, 'pairs.as_of') }}) as sessions_7d,
-            count(*) filter (where {{ in_days('started_at', 30, 'pairs.as_of') }}) as sessions_30d,
-            sum(skips) filter (where {{ in_days('started_at', 7, 'pairs.as_of') }}) as skips_7d,
+            sum(watch_ms) filter (where {{ usage.window(7) }}) as ms_7d,
+            count(*) filter (where {{ usage.window(7) }}) as sessions_7d,
+            count(*) filter (where {{ usage.window(30) }}) as sessions_30d,
+            sum(skips) filter (where {{ usage.window(7) }}) as skips_7d,
             sum(rebuffer_events) filter (
-                where {{ in_days('started_at', 7, 'pairs.as_of') }}
+                where {{ usage.window(7) }}
             ) as rebuffer_events_7d,
             count(distinct device_id) filter (
-                where {{ in_days('started_at', 30, 'pairs.as_of') }}
+                where {{ usage.window(30) }}
             ) as devices_30d,
             count(distinct {{ utc_date('started_at') }}) filter (
-                where {{ in_days('started_at', 30, 'pairs.as_of') }}
+                where {{ usage.window(30) }}
             ) as active_days_30d,
             max(started_at) filter (
-                where {{ in_days('started_at', 90, 'pairs.as_of') }}
+                where {{ usage.window(90) }}
             ) as last_started_at
-        from sessions
-        where
-            sessions.user_id = pairs.user_id
-            and {{ in_days('sessions.started_at', longest_window('usage'), 'pairs.as_of') }}
+        from {{ usage.relation }} as usage
+        where usage.user_id = pairs.user_id and {{ usage.window() }}
     ) as windows
     where pairs.in_spine
 ),
@@ -56,17 +53,17 @@ final as (
         measured.user_id,
         measured.as_of,
         case
-            when {{ covered('measured.usage_since', 30, 'measured.as_of') }}
+            when {{ usage.covered(30) }}
                 then {{ ratio('coalesce(measured.ms_30d, 0)', 3600000) }}
             else delivered.watch_hours_30d
         end as watch_hours_30d,
         case
-            when {{ covered('measured.usage_since', 7, 'measured.as_of') }}
+            when {{ usage.covered(7) }}
                 then {{ ratio('measured.ms_7d', '60000 * measured.sessions_7d') }}
             else delivered.avg_session_mins_7d
         end as avg_session_mins_7d,
         case
-            when {{ covered('measured.devices_since', 30, 'measured.as_of') }}
+            when {{ usage.covered(30, column='device_id') }}
                 then
                     case
                         when measured.devices_30d > 0 or measured.sessions_30d = 0
@@ -75,7 +72,7 @@ final as (
             else delivered.unique_devices_30d
         end as unique_devices_30d,
         case
-            when {{ covered('measured.skips_since', 7, 'measured.as_of') }}
+            when {{ usage.covered(7, column='skips') }}
                 then
                     cast(
                         case
@@ -86,7 +83,7 @@ final as (
             else delivered.skips_7d
         end as skips_7d,
         case
-            when {{ covered('measured.rebuffers_since', 7, 'measured.as_of') }}
+            when {{ usage.covered(7, column='rebuffer_events') }}
                 then
                     cast(
                         case
@@ -97,15 +94,15 @@ final as (
             else delivered.rebuffer_events_7d
         end as rebuffer_events_7d,
         case
-            when {{ covered('measured.usage_since', 30, 'measured.as_of') }}
+            when {{ usage.covered(30) }}
                 then measured.active_days_30d
         end as active_days_30d,
         case
-            when {{ covered('measured.usage_since', 90, 'measured.as_of') }}
+            when {{ usage.covered(90) }}
                 then {{ whole_days('measured.last_started_at', 'measured.as_of') }}
         end as days_since_last_session,
         case
-            when {{ covered('measured.usage_since', 60, 'measured.as_of') }}
+            when {{ usage.covered(60) }}
                 then {{ ratio(
                     'coalesce(measured.ms_30d, 0) - coalesce(measured.ms_30d_before, 0)', 3600000
                 ) }}

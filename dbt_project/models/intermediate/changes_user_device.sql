@@ -1,0 +1,1 @@
+{{ changes('user_device') }}

@@ -1,0 +1,1 @@
+{{ spine_from_events(entity='device', tables=['usage'], seen_days=90) }}

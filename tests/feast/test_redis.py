@@ -10,6 +10,7 @@ import importlib.util
 import shutil
 import subprocess
 import time
+import uuid
 from datetime import timedelta
 
 import pandas as pd
@@ -20,7 +21,9 @@ from streamflow_feast.dbt.feast_objects import apply_definitions
 from streamflow_feast.dbt.manifest import read_manifest
 from streamflow_feast.materialize.audit import AuditError
 from tests.feast.conftest import REPO
-from tests.feast.offline import FEB, JAN, VIEWS, Offline, day
+from tests.feast.offline import FEB, JAN, OTHERS, VIEWS, Offline, day
+from tests.feast.test_types import NAMES, value_of
+from tests.feast.test_types import VIEW as TYPED
 
 SERVER = shutil.which("redis-server")
 pytestmark = [
@@ -235,3 +238,46 @@ def test_both_stores_beside_each_other_keep_their_own_record(redis_store, store,
             "select distinct split_part(store, ' ', 1) from ledger.materializations order by 1"
         ).fetchall()
     assert stores == [("postgres",), ("redis",)]
+
+
+def test_other_entities_and_types_arrive_and_are_audited(redis_store, offline, now):
+    """Keys of several parts and types, every type of a contract, and a key that leaves."""
+    offline.define({**VIEWS, **OTHERS, **TYPED})
+    apply_definitions(redis_store)
+    region = uuid.UUID(int=7)
+    typed = [
+        (f"u{row}", JAN, {name: value_of(kind, row) for kind, name in NAMES.items()})
+        for row in range(7)
+    ]
+    offline.publish(
+        {
+            "typed_features": typed,
+            "account_features": [((2**53 + n, region), JAN, {"seats": n}) for n in range(3)],
+            "user_device_features": [
+                (("1", "23"), JAN, {"watch_share_30d": 0.1, "last_seen_at": JAN}),
+                (("12", "3"), JAN, {"watch_share_30d": 0.2, "last_seen_at": None}),
+            ],
+        }
+    )
+    redis_store.materialize_incremental(now)
+    counts = {result.view: result.compared for result in audit(redis_store)}
+    assert counts["typed_features"] == 7
+    assert counts["account_features"] == 3
+    assert counts["user_device_features"] == 2
+    found = redis_store.get_online_features(
+        ["account_features:seats"],
+        [{"account_id": 2**53 + n, "region_id": str(region)} for n in (2, 1, 9)],
+    ).to_dict()
+    assert found["seats"] == [2, 1, None]
+    offline.publish({"user_device_features": [(("1", "23"), JAN, None)]})
+    redis_store.materialize_incremental(now)
+    shares = redis_store.get_online_features(
+        ["user_device_features:watch_share_30d"],
+        [{"user_id": "1", "device_id": "23"}, {"user_id": "12", "device_id": "3"}],
+    ).to_dict()
+    assert shares["watch_share_30d"] == [None, 0.2]
+    assert all(result.passed for result in audit(redis_store))
+    other = typed[0][2] | {NAMES["text[]"]: ["another"]}
+    offline.publish({"typed_features": [("u0", JAN, other)]})
+    with pytest.raises(AuditError, match=r"typed_features u0: differing"):
+        audit(redis_store)

@@ -59,7 +59,7 @@ ROWS = {  # table: columns, values, rows a user and month
     "labels": ("user_id, churn_label", "{user}, u % 4 = 0", 1),
     "usage": (
         "session_id, user_id, started_at, device_id, watch_minutes, skips, rebuffer_events",
-        f"{{id}}, {{user}}, {WHEN}, 'device-' || {CHANCE} % 3, {CHANCE} % 1200000 / 10000.0,"
+        f"{{id}}, {{user}}, {WHEN}, u || '-' || {CHANCE} % 3, {CHANCE} % 1200000 / 10000.0,"
         f" {CHANCE} % 9, {CHANCE} % 4",
         5,
     ),
@@ -85,7 +85,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--users", type=int, default=100_000)
     parser.add_argument("--months", type=int, default=12)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--cadence", default="drops", help="of the spine: drops, month, week, day")
+    parser.add_argument("--cadence", default="drops", help="drops, month, week, day or hour")
     return parser.parse_args()
 
 

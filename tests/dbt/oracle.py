@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
 from typing import Any
 
 Row = Mapping[str, Any]
@@ -282,6 +283,7 @@ def support_features(known: Known, user: str, as_of: datetime) -> Values:
     def resolved(row: Row) -> bool:
         return row["resolved_at"] is not None and row["resolved_at"] < as_of
 
+    newest = sorted(last_180, key=lambda row: (row["opened_at"], row["ticket_id"]), reverse=True)
     taken = [
         (row["resolved_at"] - row["opened_at"]) // MICROSECOND for row in last_90 if resolved(row)
     ]
@@ -293,6 +295,7 @@ def support_features(known: Known, user: str, as_of: datetime) -> Values:
         ),
         "open_tickets": (180, sum(not resolved(row) for row in last_180)),
         "complaints_90d": (90, sum(row["category"].startswith("complaint/") for row in last_90)),
+        "last_categories": (180, [row["category"] for row in newest[:3]]),
     }
     return _or_delivered(known, "support", "support_agg_90d", user, as_of, event_based)
 
@@ -325,6 +328,7 @@ def user_features(
     return {
         **{column: row.get(column) for column in columns},
         "tenure_days": (as_of.date() - signup).days,
+        "signup_date": signup,
     }
 
 
@@ -343,7 +347,11 @@ SUBSCRIPTION_COLUMNS = (
 def subscription_features(known: Known, user: str, state: date | None) -> Values:
     """subscription_features of one pair; `state` is the drop that describes the user."""
     row = known.state.get(("subscriptions", user, state), {}) if state else {}
-    return {column: row.get(column) for column in SUBSCRIPTION_COLUMNS}
+    paid = row.get("total_paid")
+    return {
+        **{column: row.get(column) for column in SUBSCRIPTION_COLUMNS},
+        "total_paid_exact": None if paid is None else Decimal(f"{paid:.2f}"),
+    }
 
 
 def device_features(known: Known, sessions: Sequence[Row], as_of: datetime) -> Values:

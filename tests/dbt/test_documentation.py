@@ -56,11 +56,18 @@ def test_every_feature_table_has_a_contract_a_key_and_tests(manifest: dict[str, 
         if test["resource_type"] == "test" and test.get("test_metadata")
     }
     tables = [model for model in models(manifest) if model["schema"] == "features"]
-    assert len(tables) == 6
+    assert len(tables) == 8
+    entities = {
+        node["config"]["meta"]["entity"]["name"]: [*node["config"]["meta"]["entity"]["join_keys"]]
+        for node in models(manifest)
+        if "entity" in node["config"]["meta"]
+    }
+    assert set(entities) == {"user", "device", "user_device"}
     for table in tables:
         assert table["config"]["contract"]["enforced"], table["name"]
         keys = [c["columns"] for c in table["constraints"] if c["type"] == "primary_key"]
-        assert keys == [["user_id", "as_of", "known_at"]], table["name"]
+        entity = table["config"]["meta"]["made_from"]["entity"]
+        assert keys == [[*entities[entity], "as_of", "known_at"]], table["name"]
         assert (table["unique_id"], "grain") in tested
         if table["name"] != "churn_labels":
             assert (table["unique_id"], "covers_the_spine") in tested
@@ -70,7 +77,7 @@ def test_numbers_that_are_measured_say_their_unit(manifest: dict[str, Any]) -> N
     for model in models(manifest):
         if model["schema"] == "features":
             for name, column in model["columns"].items():
-                if column["data_type"] in ("bigint", "double precision"):
+                if column["data_type"].startswith(("bigint", "double precision", "numeric")):
                     assert column["config"]["meta"].get("unit"), f"{model['name']}.{name}"
 
 

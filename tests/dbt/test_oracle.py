@@ -229,6 +229,7 @@ def test_a_ticket_is_resolved_only_before_as_of():
         "ticket_avg_resolution_hrs_90d": 1.0,
         "open_tickets": 3,  # t2, t3, t5
         "complaints_90d": 1,
+        "last_categories": ["ticket/content", "complaint/billing", "ticket/billing"],
     }
     until_the_end = [ticket(opened, AS_OF - MICROSECOND)]
     assert of("support_features", drop(support=until_the_end)) == {
@@ -236,6 +237,7 @@ def test_a_ticket_is_resolved_only_before_as_of():
         "ticket_avg_resolution_hrs_90d": (2 * 86400 * 10**6 - 1) / 3600000000,
         "open_tickets": 0,
         "complaints_90d": 0,
+        "last_categories": ["ticket/billing"],
     }
 
 
@@ -342,6 +344,7 @@ def test_a_calendar_takes_state_from_the_drop_before_and_newcomers_from_the_next
         "has_family": None,
         "has_dependents": None,
         "tenure_days": 12,
+        "signup_date": date(2024, 1, 20),
     }
     assert found["subscription_features"]["stays", march]["monthly_fee"] == 9.5
 

@@ -202,3 +202,15 @@
     {% endfor %}
     {{ return(widened) }}
 {% endmacro %}
+
+
+{#- {table: {column: type}} of columns that are defined and that a stored table has not yet. -#}
+{% macro new_columns(contracts) %}
+    {% set found = {} %}
+    {% for table, columns in contracts.defined.items() if table in contracts.stored %}
+        {% for column, type in columns.items() if column not in contracts.stored[table] %}
+            {% do found.setdefault(table, {}).update({column: type}) %}
+        {% endfor %}
+    {% endfor %}
+    {{ return(found) }}
+{% endmacro %}

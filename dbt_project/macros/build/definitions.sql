@@ -79,3 +79,10 @@
     {% endif %}
     {{ return(changed) }}
 {% endmacro %}
+
+
+{#- The first few, models before macros. -#}
+{% macro some_of(parts) %}
+    {% set sorted = (parts | reject('lt', 'model') | list) + (parts | select('lt', 'model') | list) %}
+    {{ return((sorted[:5] | join(', ')) ~ (' and ' ~ (sorted | length - 5) ~ ' more' if sorted | length > 5 else '')) }}
+{% endmacro %}

@@ -61,7 +61,7 @@
         {% if was and is %}
             {% set changed = changed_parts(as_published.get(table), definitions[table]) %}
             {% if changed %}
-                {% do lines.append('changed   ' ~ table ~ ': ' ~ (changed | join(', '))) %}
+                {% do lines.append('changed   ' ~ table ~ ': ' ~ some_of(changed)) %}
             {% endif %}
         {% endif %}
     {% endfor %}

@@ -30,6 +30,12 @@
         {% for table in contracts.stored %}
 delete from features.{{ table }} where known_at > {{ last_publication() }};
         {% endfor %}
+        {#- Not left to dbt's append_new_columns, which knows a list only as "ARRAY". -#}
+        {% for table, types in new_columns(contracts).items() %}
+            {% for column, type in types.items() %}
+alter table features.{{ table }} add column {{ adapter.quote(column) }} {{ type }};
+            {% endfor %}
+        {% endfor %}
         {% for table, types in widened_columns(contracts).items() %}
             {% do log('Widening ' ~ table ~ ': ' ~ tojson(types) ~ '.', info=true) %}
 select ledger.retype('{{ table }}', '{{ tojson(types) }}');
@@ -214,7 +220,7 @@ end $$") %}
                 {% set changed = changed_parts(as_published.get(table), parts) %}
                 {% if changed %}
                     {% do reasons.append(
-                        table ~ ' changed since it was published (' ~ (changed | join(', ')) ~ ')'
+                        table ~ ' changed since it was published (' ~ some_of(changed) ~ ')'
                     ) %}
                 {% endif %}
             {% endif %}

@@ -41,3 +41,13 @@
 {% macro series(first, last) -%}
     (select generate_series({{ first }}, {{ last }}) as ordinal)
 {%- endmacro %}
+
+{#- Up to `most` values in a list, those with the largest `by` first; null where there is none. -#}
+{% macro newest(value, most, by, condition) -%}
+    (array_agg({{ value }} order by {{ by.split(', ') | join(' desc, ') }} desc) filter (where {{ condition }}))[1:{{ most }}]
+{%- endmacro %}
+
+{#- A list of no text. -#}
+{% macro no_texts() -%}
+    cast(array[] as text[])
+{%- endmacro %}

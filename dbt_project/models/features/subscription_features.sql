@@ -16,6 +16,7 @@ final as (
         subscriptions.months_active,
         subscriptions.monthly_fee,
         subscriptions.total_paid,
+        subscriptions.total_paid_exact,
         subscriptions.paperless_billing,
         subscriptions.plan_stream_tv,
         subscriptions.plan_stream_movies,

@@ -31,7 +31,10 @@ measured as (
                 where
                 coalesce(resolved_at >= pairs.as_of, true)
                 and {{ support.window(180) }}
-            ) as open_tickets
+            ) as open_tickets,
+            {{ newest(
+                "kind || '/' || topic", 3, 'opened_at, ticket_id collate "C"', support.window(180)
+            ) }} as last_categories
         from {{ support.relation }} as support
         where support.user_id = pairs.user_id and {{ support.window() }}
     ) as windows
@@ -59,7 +62,11 @@ final as (
         case
             when {{ support.covered(90) }}
                 then measured.complaints_90d
-        end as complaints_90d
+        end as complaints_90d,
+        case
+            when {{ support.covered(180) }}
+                then coalesce(measured.last_categories, {{ no_texts() }})
+        end as last_categories
     from measured
     left join delivered on measured.user_id = delivered.user_id and measured.as_of = delivered.as_of
 ),

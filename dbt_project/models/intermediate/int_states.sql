@@ -37,21 +37,26 @@ states as (
         is_new,
         state_as_of,
         published_state_as_of,
-        case when state_as_of is distinct from as_of then next_as_of end as next_state_as_of,
+        case when coalesce(state_as_of <> as_of, true) then next_as_of end as next_state_as_of,
         case
-            when published_state_as_of is distinct from as_of then published_next_as_of
+            when coalesce(published_state_as_of <> as_of, true) then published_next_as_of
         end as published_next_state_as_of
     from drops_around
+),
+
+compared as (
+    select
+        states.as_of,
+        states.table_name,
+        states.state_as_of,
+        states.next_state_as_of,
+        states.published_state_as_of,
+        states.published_next_state_as_of,
+        states.is_new or (
+            states.state_as_of is distinct from states.published_state_as_of
+            or states.next_state_as_of is distinct from states.published_next_state_as_of
+        ) as is_changed
+    from states
 )
 
-select
-    as_of,
-    table_name,
-    state_as_of,
-    next_state_as_of,
-    published_state_as_of,
-    published_next_state_as_of,
-    is_new
-    or state_as_of is distinct from published_state_as_of
-    or next_state_as_of is distinct from published_next_state_as_of as is_changed
-from states
+select * from compared

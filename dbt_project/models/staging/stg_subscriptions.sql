@@ -9,6 +9,7 @@ select
     paperless_billing,
     cast(monthly_fee as {{ type_double() }}) as monthly_fee,
     cast(total_paid as {{ type_double() }}) as total_paid,
+    total_paid as total_paid_exact,
     net_service,
     load_id
 from {{ source('raw', 'subscriptions') }}

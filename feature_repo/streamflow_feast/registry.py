@@ -197,6 +197,15 @@ def _strip(message: Message) -> None:
     for field, value in message.ListFields():
         if field.name in STAMPS:
             message.ClearField(field.name)
-        elif field.message_type and not field.message_type.GetOptions().map_entry:
-            for part in value if field.is_repeated else (value,):
+        elif not field.message_type:
+            continue
+        elif not field.is_repeated:
+            _strip(value)
+            if not value.ByteSize():  # it held stamps alone, and was not there at first
+                message.ClearField(field.name)
+        elif not field.message_type.GetOptions().map_entry:
+            for part in value:
+                _strip(part)
+        elif field.message_type.fields_by_name["value"].message_type:
+            for part in value.values():
                 _strip(part)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from feast import FeatureView, Field
 
+from streamflow_feast.dbt.manifest import Column
+from streamflow_feast.dbt.types import KEY_TYPES
 from streamflow_feast.kinds import BY_FEAST_TYPE, KINDS, TYPE_TAG
 from streamflow_feast.tables import View
-
-KEY_TYPES = ("text", "bigint", "uuid")
 
 
 class UnsupportedViewError(ValueError):
@@ -20,6 +20,12 @@ def field_of(name: str, postgres_type: str, description: str, tags: dict[str, st
     if BY_FEAST_TYPE[dtype] != postgres_type:
         tags = {**tags, TYPE_TAG: postgres_type}
     return Field(name=name, dtype=dtype, description=description, tags=tags)
+
+
+def feature_field(column: Column) -> Field:
+    """A feature's field."""
+    tags = {"unit": column.unit} if column.unit else {}
+    return field_of(column.name, column.type, column.description, tags)
 
 
 def key_field(name: str, postgres_type: str, description: str) -> Field:

@@ -7,6 +7,7 @@ Both are read when asked for, as the serving role: the past through the function
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any, NamedTuple
 
 from psycopg import sql
@@ -58,7 +59,7 @@ class PageData:
         for view in service.views:
             rows = await self._state.page_link.fetch(
                 "select as_of, known_at, features from online.history(%s, %s, %s)",
-                [view.name, user_id, PAST],
+                [view.name, json.dumps({"user_id": user_id}), PAST],
             )
             views[view.name] = [
                 {

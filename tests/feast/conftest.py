@@ -20,7 +20,7 @@ REPO = ROOT / "feature_repo"
 
 @pytest.fixture
 def offline(database: Database, target: Path) -> Offline:
-    """Feature tables of three views, defined, nothing published yet."""
+    """Feature tables of a few views, defined, nothing published yet."""
     offline = Offline(database, target)
     offline.define()
     return offline
@@ -33,7 +33,7 @@ def now() -> datetime:
 
 @pytest.fixture
 def store(offline: Offline):
-    """The project's feature store with the three views applied."""
+    """The project's feature store with these views applied."""
     from feast import FeatureStore
 
     from streamflow_feast.dbt.feast_objects import apply_definitions

@@ -21,6 +21,7 @@ VIEWS: Views = {
     "usage_features": {"watch_hours_30d": "double precision", "skips_7d": "bigint"},
     "user_features": {"user_gender": "text", "is_senior": "boolean"},
     "payment_features": {"failed_payments_90d": "bigint"},
+    "subscription_features": {"monthly_fee": "double precision"},  # read by on_demand.py
 }
 # Views of other entities than user, for the tests that want them.
 ENTITIES: Mapping[str, Mapping[str, str]] = {

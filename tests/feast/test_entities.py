@@ -6,10 +6,12 @@ If this breaks, a device gets a user's values, or two entities share a row.
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 from typing import Any
 
 import pandas as pd
+import psycopg
 import pytest
 from feast import FeatureStore
 
@@ -280,3 +282,24 @@ def test_training_frames_hold_the_keys_of_every_view(filled) -> None:
     assert table.column("skips_7d").to_pylist() == [0, 1, 1, 2]
     assert table.column("users_30d").to_pylist() == [0, 1, 0, 2]
     assert table.column("seats").to_pylist() == [1, 2, 2, 1]
+
+
+def test_the_past_of_an_entity_is_found_by_its_keys(filled, offline) -> None:
+    query = "select as_of, features ->> 'watch_share_30d' from online.history(%s, %s, 5)"
+    publish(offline, 0.5, FEB)
+
+    def past(view: str, **keys: Any) -> list[Any]:
+        with offline.connect() as connection:
+            connection.execute(
+                f"create or replace view published.{view}_latest as"
+                f" select * from published.{view} where not is_retracted"
+            )
+            return connection.execute(query, [view, json.dumps(keys)]).fetchall()
+
+    asked = {"user_id": "12", "device_id": "3"}
+    assert past("user_device_features", **asked) == [(FEB, "0.51"), (JAN, "0.01")]
+    assert past("user_device_features", user_id="1", device_id="3") == []
+    account = {"account_id": 2**53 + 1, "region_id": str(REGIONS[0])}
+    assert [as_of for as_of, _ in past("account_features", **account)] == [FEB, JAN]
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match=r"found by .*device_id,user_id"):
+        past("user_device_features", user_id="12")

@@ -135,5 +135,5 @@ def test_the_serving_role_can_read_what_it_serves_and_nothing_else(online: Datab
             "from pg_roles where rolname = current_user"
         ).fetchone()
         assert attributes == (False,) * 5
-        others = "select has_function_privilege('online.history(text, text, int)', 'execute')"
+        others = "select has_function_privilege('online.history(text, jsonb, int)', 'execute')"
         assert connection.execute(others).fetchone() == (True,)

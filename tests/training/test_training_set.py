@@ -244,3 +244,28 @@ def test_a_write_that_fails_leaves_the_old_set(
     with pytest.raises(OSError, match="no space"):
         training_files.write(table().slice(1), {}, tmp_path, "t")
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_on_demand_features_are_part_of_a_set_and_what_they_need_is_not(
+    trained: datetime, database: Database, tmp_path: Path
+) -> None:
+    """Also as known then; of the functions, which are code, today's are used."""
+    with database.connect() as connection:
+        connection.execute(
+            "update ledger.publications set manifest = jsonb_set(manifest::jsonb, '{exposures,"
+            "exposure.streamflow.retention_offers,config,meta,feast,on_demand}',"
+            """ '["watch_cost"]')::json"""
+        )
+    made = write_training_set(
+        "2024-01-31", known_at=trained, service="retention_offers", out=tmp_path
+    )
+    names = ["monthly_fee", "contract_type", "watch_hours_30d", "fee_per_watch_hour"]
+    assert made.table.column_names == ["user_id", "as_of", *names, "churn_label"]
+    assert made.table.column("fee_per_watch_hour").to_pylist() == [
+        29.85 / 24.483650766787413,
+        99.1 / 0.1,
+        None,
+    ]
+    assert made.manifest["features"][-1] == "watch_cost:fee_per_watch_hour"
+    with pytest.raises(TrainingSetError, match=r"retention_offers has features .* offered_fee"):
+        write_training_set("2024-01-31", service="retention_offers", out=tmp_path)

@@ -1,25 +1,32 @@
 """Feast's objects, made from what dbt's manifest says.
 
 Nothing is listed here: a feature view is a dbt model with `meta.feast`, a feature service an
-exposure with `meta.feast.feature_service`.
+exposure with `meta.feast.feature_service`, an on-demand view a function of on_demand.py.
 """
 
 from __future__ import annotations
 
 import copy
+import importlib.util
+import sys
+import warnings
+from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
-from feast import Entity, FeatureService, FeatureStore, FeatureView, Project
+from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, Project, PushSource
 from feast.base_feature_view import BaseFeatureView
 from feast.data_source import DataSource
 from feast.feature_view import DUMMY_ENTITY
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import (
     PostgreSQLSource,
 )
+from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_contents import RepoContents
 from feast.repo_operations import apply_total_with_repo_instance
 
+from data.paths import FEATURE_REPO
 from streamflow_feast.dbt.manifest import (
     FeatureTable,
     Manifest,
@@ -29,8 +36,14 @@ from streamflow_feast.dbt.manifest import (
     read_manifest,
 )
 from streamflow_feast.dbt.publications import published_part
+from streamflow_feast.on_demand import reading, try_out
 from streamflow_feast.registry import definitions_loaded
-from streamflow_feast.views import field_of, key_field
+from streamflow_feast.views import feature_field, key_field
+
+ON_DEMAND = "on_demand.py"  # in the feature repo
+
+# At every apply; what it warns of, pandas mode on large frames, is not what is used here.
+warnings.filterwarnings("ignore", "On demand feature view is an experimental", RuntimeWarning)
 
 
 class DbtFeatureView(FeatureView):
@@ -55,32 +68,93 @@ class DbtFeatureView(FeatureView):
         return order[0] != order[1] or super()._schema_or_udf_changed(other)
 
 
+Objects = dict[str, Entity | DataSource | FeatureView | OnDemandFeatureView | FeatureService]
+
+
 def feast_objects(
-    manifest: Manifest, schema: str = "published"
-) -> dict[str, Entity | DataSource | FeatureView | FeatureService]:
+    manifest: Manifest, schema: str = "published", on_demand: Path = FEATURE_REPO / ON_DEMAND
+) -> Objects:
     """Every Feast object of the project, by its module attribute in definitions.py.
 
-    `schema` is where the views' tables lie; see offline_store.HISTORY.
+    `schema` is where the views' tables lie; see offline_store.HISTORY. `on_demand` is the file
+    with the on-demand feature views; there need not be one.
 
     Raises:
-        ManifestError: dbt ran on an engine that this project has no Feast source for, or two
-            objects have one name.
+        ManifestError: dbt ran on an engine that this project has no Feast source for, two
+            objects have one name, or a service names an on-demand view that there is not.
     """
     entities = _entities(manifest)
     views = {
         table.name: _view(table, entities, manifest.adapter, schema) for table in manifest.tables
     }
-    services = {service.name: _service(service, views) for service in manifest.services}
-    objects: dict[str, Entity | DataSource | FeatureView | FeatureService] = {}
-    for kind, found in (("entity", _by_name(entities)), ("view", views), ("service", services)):
+    computed, left_out = _on_demand(on_demand, manifest)
+    services = {
+        service.name: _service(service, {**views, **computed}, left_out)
+        for service in manifest.services
+    }
+    # Feast deletes what it is not shown, those of on-demand views included.
+    requests = {
+        name: source
+        for view in computed.values()
+        for name, source in view.source_request_sources.items()
+    }
+    objects: Objects = {}
+    for kind, found in (
+        ("entity", _by_name(entities)),
+        ("feature view", views),
+        ("on-demand feature view", computed),
+        ("request source", requests),
+        ("feature service", services),
+    ):
         for name, thing in found.items():
             if name in objects:
                 raise ManifestError(
                     f"There is more than one Feast object named {name}, one of them a {kind}: "
-                    "entities, feature tables and exposures need names of their own. Rename one."
+                    "entities, feature tables, on-demand views and exposures need names of their "
+                    "own. Rename one."
                 )
             objects[name] = thing
     return objects
+
+
+def _on_demand(
+    path: Path, manifest: Manifest
+) -> tuple[dict[str, OnDemandFeatureView], dict[str, str]]:
+    """The on-demand views of a file that can be computed from what the manifest holds, and of the
+    others what they lack, which is said on stderr."""
+    if not path.exists():
+        return {}, {}
+    spec = importlib.util.spec_from_file_location("streamflow_on_demand", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with reading(manifest):
+        spec.loader.exec_module(module)
+    there = {table.name: {column.name for column in table.columns} for table in manifest.tables}
+    views, left_out = {}, {}
+    for view in vars(module).values():
+        if not isinstance(view, OnDemandFeatureView):
+            continue
+        if view.mode != "python" or view.singleton:
+            raise ManifestError(
+                f'{path.name}: {view.name} has to have mode="python" and no singleton, so that a '
+                "training set, Feast and the API compute it with the same code"
+            )
+        lacking = [
+            f"{source.name}.{field.name}"
+            for source in view.source_feature_view_projections.values()
+            for field in source.features
+            if field.name not in there.get(source.name, ())
+        ]
+        if lacking:
+            left_out[view.name] = lacking[0]
+        else:
+            view.infer_features = partial(try_out, view)
+            view._schema_or_udf_changed = partial(_changed, view)
+            views[view.name] = view
+    for name, what in left_out.items():
+        print(f"{path.name}: {name} is left out: {what} is not published", file=sys.stderr)
+    return views, left_out
 
 
 def _entities(manifest: Manifest) -> dict[str, Entity]:
@@ -113,25 +187,22 @@ def _view(
     keys = [
         key_field(key, kind, entities[key].description) for key, kind in table.entity.keys.items()
     ]
-    features = [
-        field_of(
-            column.name,
-            column.type,
-            column.description,
-            {"unit": column.unit} if column.unit else {},
-        )
-        for column in table.columns
-    ]
+    features = [feature_field(column) for column in table.columns]
     return DbtFeatureView(
         name=table.name,
         entities=[entities[key] for key in table.entity.keys],
         schema=[*keys, *features],  # with the keys, or Feast would ask the database for their types
-        source=_source(table, adapter, schema),
+        source=_pushable(table, _source(table, adapter, schema)),
         ttl=timedelta(days=table.ttl_days),
         description=table.description,
         tags=dict(table.tags),
         owner=table.owner,
     )
+
+
+def _pushable(table: FeatureTable, source: DataSource) -> DataSource:
+    """For `store.push("<table>_push", rows)`, where the model's meta.feast says push: true."""
+    return PushSource(name=f"{table.name}_push", batch_source=source) if table.push else source
 
 
 def _source(table: FeatureTable, adapter: str, schema: str) -> DataSource:
@@ -150,17 +221,46 @@ def _source(table: FeatureTable, adapter: str, schema: str) -> DataSource:
     )
 
 
-def _service(service: Service, views: dict[str, FeatureView]) -> FeatureService:
+def _service(
+    service: Service,
+    views: Mapping[str, FeatureView | OnDemandFeatureView],
+    left_out: Mapping[str, str],
+) -> FeatureService:
+    for name in service.on_demand:
+        if name not in left_out and not isinstance(views.get(name), OnDemandFeatureView):
+            raise ManifestError(
+                f"exposure {service.name}: meta.feast.on_demand names {name}, which is no "
+                f"on-demand feature view of feature_repo/{ON_DEMAND}. Correct the exposure, then: "
+                "cd dbt_project && dbt build"
+            )
     return FeatureService(
         name=service.name,
         features=[
-            views[name] if columns is None else views[name][list(columns)]
-            for name, columns in service.features.items()
+            *(
+                views[name] if columns is None else views[name][list(columns)]
+                for name, columns in service.features.items()
+            ),
+            *(_bare(views[name]) for name in service.on_demand if name not in left_out),
         ],
         description=service.description,
         tags=dict(service.tags),
         owner=service.owner,
     )
+
+
+def _bare(view: OnDemandFeatureView) -> OnDemandFeatureView:
+    """The view as Feast 0.67 reads it from its registry: it writes the fields of an on-demand view
+    with descriptions and tags, reads them without, and then finds others than the service names,
+    and a change at every apply."""
+    alike = copy.copy(view)
+    alike.features = [Field(name=field.name, dtype=field.dtype) for field in view.features]
+    alike.projection = copy.copy(view.projection)
+    alike.projection.features = alike.features
+    return alike
+
+
+def _changed(view: OnDemandFeatureView, registered: BaseFeatureView) -> bool:
+    return bool(_bare(view)._schema_or_udf_changed(registered))
 
 
 def apply_definitions(store: FeatureStore, manifest: Manifest | None = None) -> None:
@@ -179,15 +279,22 @@ def apply_definitions(store: FeatureStore, manifest: Manifest | None = None) -> 
 
 def repo_contents(store: FeatureStore, manifest: Manifest) -> RepoContents:
     """What `feast apply` and `feast plan` compare the registry with."""
-    objects = list(feast_objects(manifest).values())
+    on_demand = Path(store.repo_path) / ON_DEMAND
+    objects = list(feast_objects(manifest, on_demand=on_demand).values())
     views = [thing for thing in objects if isinstance(thing, FeatureView)]
     return RepoContents(
         projects=[Project(name=store.project, description=store.config.project_description or "")],
-        data_sources=[view.batch_source for view in views],
+        data_sources=[
+            *(view.batch_source for view in views),
+            *(view.stream_source for view in views if view.stream_source),
+            *(thing for thing in objects if isinstance(thing, DataSource)),
+        ],
         entities=[*(thing for thing in objects if isinstance(thing, Entity)), DUMMY_ENTITY],
         feature_views=views,
         feature_services=[thing for thing in objects if isinstance(thing, FeatureService)],
-        on_demand_feature_views=[],
+        on_demand_feature_views=[
+            thing for thing in objects if isinstance(thing, OnDemandFeatureView)
+        ],
         stream_feature_views=[],
         label_views=[],
         permissions=[],

@@ -17,6 +17,7 @@ import pandas as pd
 import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
+from feast import Field
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres import (
     PostgreSQLRetrievalJob,
 )
@@ -25,11 +26,16 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source i
 )
 from feast.infra.offline_stores.offline_store import RetrievalMetadata
 from feast.on_demand_feature_view import OnDemandFeatureView
+from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
 from feast.saved_dataset import SavedDatasetStorage
+from feast.type_map import feast_value_type_to_python_type
 from psycopg import sql
 
-from streamflow_feast.offline import arrow_copy, point_in_time
+from streamflow_feast import on_demand
+from streamflow_feast.kinds import from_value
+from streamflow_feast.offline import arrow_copy, entity_frame, point_in_time
+from streamflow_feast.views import type_of
 
 ROWS_A_CONNECTION = 20_000  # fewer are not worth another connection
 EXACT = 2**53  # float64 holds every integer up to here
@@ -68,7 +74,43 @@ class StreamflowRetrievalJob(PostgreSQLRetrievalJob):
         )
         self._query, self._schema, self._frame = query, schema, frame
 
+    @property
+    def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
+        """Those that are left to Feast, in whose pandas mode there is no Python value to keep."""
+        return [view for view in self._on_demand_feature_views or [] if view.mode != "python"]
+
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
+        table = self._look_all_up(timeout)
+        for view in self._on_demand_feature_views or []:
+            if view.mode == "python":
+                table = self._computed(view, table)
+        return table
+
+    def _computed(self, view: OnDemandFeatureView, table: pa.Table) -> pa.Table:
+        """The table with the view's features that were asked for."""
+        full, asked = self.full_feature_names, set(self.metadata.features if self.metadata else ())
+
+        def request(name: str) -> list[Any]:
+            if name not in table.column_names:
+                raise entity_frame.EntityFrameError(
+                    f"entity frame: no column {name}, which the on-demand view {view.name} needs"
+                )
+            return list(table.column(name).to_pylist())
+
+        inputs = on_demand.inputs_of(
+            view,
+            lambda source, name: table.column(f"{source}__{name}" if full else name).to_pylist(),
+            request,
+        )
+        values = on_demand.transform(view, inputs, len(table))
+        shown = view.projection.name_to_use()
+        for field in view.features:
+            if f"{shown}:{field.name}" in asked:
+                name = f"{shown}__{field.name}" if full else field.name
+                table = table.append_column(name, _column(field, values[field.name]))
+        return table
+
+    def _look_all_up(self, timeout: int | None) -> pa.Table:
         store = self.config.offline_store
         if self._frame is None:
             with store.connect() as connection:
@@ -212,6 +254,19 @@ def _beside(frame: pa.Table, features: pa.Table) -> pa.Table:
         frame = frame.append_column(features.field(name), column)
         features = features.drop_columns([name])  # or both copies would be held to the end
     return frame
+
+
+def _column(field: Field, values: list[Value]) -> pa.Array:
+    """An on-demand feature's values as a column of its type."""
+    kind = type_of(field)
+    if kind is None:
+        return pa.array([feast_value_type_to_python_type(value) for value in values])
+    found = [from_value(kind, value) for value in values]
+    if kind == "uuid":
+        found = [value if value is None else str(value) for value in found]
+    if kind == "numeric":
+        return pa.array(found) if any(found) else pa.array(found, pa.decimal128(38, 0))
+    return pa.array(found, arrow_copy.arrow_type(field.name, kind))
 
 
 def _beyond_float(column: pa.ChunkedArray) -> bool:

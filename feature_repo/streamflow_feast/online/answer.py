@@ -10,7 +10,8 @@ from datetime import datetime, timezone
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from feast import FeatureView
+from feast import FeatureService, FeatureView
+from feast.online_response import OnlineResponse
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnlineFeaturesResponse
 from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp  # type: ignore[import-untyped]
@@ -141,6 +142,27 @@ def fill(
                     statuses[destination] = FieldStatus.Value(found.name)
                     times[destination] = stamp
             response.results.add(values=values, statuses=statuses, event_timestamps=times)
+
+
+def left_out(features: list[str] | FeatureService, response: OnlineResponse) -> list[str]:
+    """What was asked for and is not in an answer with full names."""
+    asked = features
+    if isinstance(features, FeatureService):
+        asked = [
+            f"{projection.name_to_use()}:{feature.name}"
+            for projection in features.feature_view_projections
+            for feature in projection.features
+        ]
+    there = set(response.proto.metadata.feature_names.val)
+    return [ref for ref in asked if ref.replace(":", "__", 1) not in there]
+
+
+def add_full_names(response: OnlineResponse, short: OnlineResponse, refs: list[str]) -> None:
+    """Put the features `refs` of an answer with short names into one with full names."""
+    found = dict(zip(short.proto.metadata.feature_names.val, short.proto.results, strict=True))
+    for ref in refs:
+        response.proto.metadata.feature_names.val.append(ref.replace(":", "__", 1))
+        response.proto.results.append(found[ref.partition(":")[2]])
 
 
 def _timestamp(as_of: datetime | None) -> Timestamp:

@@ -12,9 +12,10 @@ from datetime import datetime
 from typing import Any, Literal
 
 import psycopg
-from feast import Entity, FeatureView
+from feast import Entity, FeatureService, FeatureView
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.infra.supported_async_methods import SupportedAsyncMethods
+from feast.online_response import OnlineResponse
 from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesResponse
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
@@ -30,7 +31,7 @@ from streamflow_feast import (
 from streamflow_feast.kinds import from_value, register_json, to_value
 from streamflow_feast.online import loop_connections
 from streamflow_feast.online import tables as online_tables
-from streamflow_feast.online.answer import asked_for, fill, key_value
+from streamflow_feast.online.answer import add_full_names, asked_for, fill, key_value, left_out
 from streamflow_feast.online.read import Lookup, select_vectors
 from streamflow_feast.tables import View, identifiers
 from streamflow_feast.views import view_of
@@ -62,6 +63,40 @@ class StreamflowOnlineStore(OnlineStore):
         return SupportedAsyncMethods(read=True, write=True)
 
     # Reading
+
+    def get_online_features(
+        self,
+        config: RepoConfig,
+        features: list[str] | FeatureService,
+        *arguments: Any,
+        full_feature_names: bool = False,
+        **options: Any,
+    ) -> OnlineResponse:
+        """As Feast's; with full names Feast leaves on-demand features in Python mode out."""
+        ask = super().get_online_features
+        response = ask(
+            config, features, *arguments, full_feature_names=full_feature_names, **options
+        )
+        if full_feature_names and (lacking := left_out(features, response)):
+            add_full_names(response, ask(config, lacking, *arguments, **options), lacking)
+        return response
+
+    async def get_online_features_async(
+        self,
+        config: RepoConfig,
+        features: list[str] | FeatureService,
+        *arguments: Any,
+        full_feature_names: bool = False,
+        **options: Any,
+    ) -> OnlineResponse:
+        """As get_online_features."""
+        ask = super().get_online_features_async
+        response = await ask(
+            config, features, *arguments, full_feature_names=full_feature_names, **options
+        )
+        if full_feature_names and (lacking := left_out(features, response)):
+            add_full_names(response, await ask(config, lacking, *arguments, **options), lacking)
+        return response
 
     def online_read(
         self,

@@ -23,7 +23,11 @@ import pandas as pd
 import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
+from feast import FeatureService, FeatureView
+from feast.errors import FeastObjectNotFoundException, RequestDataNotFoundInEntityDfException
+from feast.feature_view_projection import FeatureViewProjection
 from feast.infra.offline_stores.offline_store import RetrievalJob
+from feast.on_demand_feature_view import OnDemandFeatureView
 from psycopg import sql
 
 from data.database import Database
@@ -261,21 +265,39 @@ def _with_features(
     frame = entities.rename_columns(["user_id", "event_timestamp", LABEL]).to_pandas()
     with as_known_at(publication.known_at):
         defined = published_manifest(Database(), publication.known_at) if as_then else None
-        job = _job(frame, service) if defined is None else _job_as_then(frame, service, defined)
+        try:
+            chosen, job = (
+                _job(frame, service) if defined is None else _job_as_then(frame, service, defined)
+            )
+        except RequestDataNotFoundInEntityDfException as lacking:
+            raise TrainingSetError(
+                f"{service} has features that are computed from what a request brings, and a "
+                f"snapshot has no request: {lacking}. Use get_historical_features with a frame of "
+                "your own that has it, or name another service"
+            ) from None
     table = job.to_arrow()
-    names = [n for n in table.column_names if n not in frame.columns]
+    # Of an on-demand feature, what it is computed from is there as well.
+    names = [ref.partition(":")[2] for ref in chosen]
     table = table.select(["user_id", "event_timestamp", *names, LABEL])
     table = table.rename_columns(["user_id", "as_of", *names, LABEL])
     # A column of nulls alone has lost its type on the way through pandas.
     table = table.set_column(len(names) + 2, LABEL, table.column(LABEL).cast(pa.bool_()))
     ordered = table.sort_by([("user_id", "ascending"), ("as_of", "ascending")])
-    return job.metadata.features, ordered
+    return chosen, ordered
 
 
-def _job(frame: pd.DataFrame, service: str) -> RetrievalJob:
-    """What Feast gives for a feature service of its registry."""
+def _refs(service: FeatureService) -> list[str]:
+    """A service's features, as view:feature."""
+    return [
+        f"{projection.name_to_use()}:{feature.name}"
+        for projection in service.feature_view_projections
+        for feature in projection.features
+    ]
+
+
+def _job(frame: pd.DataFrame, service: str) -> tuple[list[str], RetrievalJob]:
+    """The features of a service of Feast's registry, and what Feast gives for it."""
     from feast import FeatureStore
-    from feast.errors import FeastObjectNotFoundException
 
     store = FeatureStore(repo_path=str(FEATURE_REPO))
     try:
@@ -283,31 +305,48 @@ def _job(frame: pd.DataFrame, service: str) -> RetrievalJob:
     except FeastObjectNotFoundException:
         known = [found.name for found in store.list_feature_services()]
         raise _no_service(service, known) from None
-    return store.get_historical_features(frame, features)
+    return _refs(features), store.get_historical_features(frame, features)
 
 
-def _job_as_then(frame: pd.DataFrame, service: str, defined: Manifest) -> RetrievalJob:
-    """The same for the definitions of an earlier publication, which the registry has no more."""
-    from feast import FeatureService, FeatureStore, FeatureView
+def _job_as_then(
+    frame: pd.DataFrame, service: str, defined: Manifest
+) -> tuple[list[str], RetrievalJob]:
+    """The same for the definitions of an earlier publication, which the registry has no more. Of
+    on-demand features, which are code and not published, today's functions are used."""
+    from feast import FeatureStore
 
     store = FeatureStore(repo_path=str(FEATURE_REPO))
     objects = feast_objects(defined, offline_store.HISTORY)
     found = objects.get(service)
     if not isinstance(found, FeatureService):
         raise _no_service(service, [known.name for known in defined.services])
-    views = []
+    needed: dict[str, list[FeatureViewProjection]] = {}
     for projection in found.feature_view_projections:
-        view = objects[projection.name]
+        thing = objects[projection.name]
+        sources = (
+            thing.source_feature_view_projections.values()
+            if isinstance(thing, OnDemandFeatureView)
+            else [projection]
+        )
+        for source in sources:
+            needed.setdefault(source.name, []).append(source)
+    views = []
+    for name, projections in needed.items():
+        view = objects[name]
         assert isinstance(view, FeatureView)
-        views.append(view.with_projection(projection))
-    return offline_store.StreamflowOfflineStore.get_historical_features(
+        wanted = {feature.name for projection in projections for feature in projection.features}
+        views.append(view[[feature.name for feature in view.features if feature.name in wanted]])
+    implied = [f"{view.name}:{f.name}" for view in views for f in view.projection.features]
+    refs = _refs(found)
+    job = offline_store.StreamflowOfflineStore.get_historical_features(
         store.config,
         views,
-        [f"{view.name}:{feature.name}" for view in views for feature in view.projection.features],
+        list(dict.fromkeys([*refs, *implied])),
         frame,
         store.registry,
         store.project,
     )
+    return refs, job
 
 
 def _no_service(service: str, known: list[str]) -> TrainingSetError:

@@ -9,24 +9,36 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
 from email.utils import formatdate
+from typing import Any
+from uuid import UUID
 
 from serving.catalogue import CLOCKS, Catalogue, Row, Service
+from serving.problems import Problem
+from streamflow_feast.on_demand import OnDemandError
 
 EPOCH_2000 = datetime(2000, 1, 1, tzinfo=timezone.utc)
 UNIX_2000 = int(EPOCH_2000.timestamp())
 REMEMBERED = 1000  # combinations of clocks
 
 
-def _base64(value: object) -> str:
+def _text(value: object) -> str:
+    """What JSON has no form for: a decimal with all its digits, an ISO date, a base64 of bytes."""
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    if isinstance(value, date | UUID):
+        return str(value)
     raise TypeError(type(value).__name__)
 
 
 encode = json.JSONEncoder(
-    separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_base64
+    separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_text
 ).encode
 
 
@@ -91,18 +103,27 @@ class Answers:
             origin = self._origins[key] = self._origin(service, clocks, empty, second)
         return origin
 
-    def one(self, service: Service, user_id: str, row: Row) -> tuple[bytes, Origin]:
-        """The answer about one user."""
+    def one(
+        self, service: Service, who: bytes, row: Row, given: Mapping[str, Any] | None = None
+    ) -> tuple[bytes, Origin]:
+        """The answer about one entity; `who` are the members that say which, as JSON, and `given`
+        what the request brings for on-demand features.
+
+        Raises:
+            Problem: 500, they cannot be computed.
+        """
         origin = self.origin(service, row)
         features = dict(zip(service.names, service.values_of(row), strict=True))
         if origin.expired:
             features |= dict.fromkeys(origin.expired)
-        try:
-            text = encode(features)
-        except ValueError:  # JSON has no NaN and no infinity
-            text = encode({name: _finite(value) for name, value in features.items()})
-        body = b'{"user_id":%b,%b%b%b' % (
-            encode(user_id).encode(),
+        if service.on_demand:
+            features = on_demand(service, features, given or {})
+        if service.of_other_form:
+            text = _members(features, service.of_other_form)
+        else:
+            text = _json(features)
+        body = b"{%b,%b%b%b" % (
+            who,
             origin.head,
             text.encode(),
             origin.tail,
@@ -143,7 +164,8 @@ class Answers:
         }
         etag, last_modified = b"", b""
         written = [moment for moment in clocks[2::CLOCKS] if moment is not None]
-        if len(written) == len(as_ofs):
+        # (What a request brings is part of the answer, and of no row.)
+        if len(written) == len(as_ofs) and not service.request:
             invocations = [view["invocation_id"] for view in views.values()]
             state = repr((service.digest, clocks, statuses, invocations))
             etag = b'W/"%b"' % hashlib.blake2b(state.encode(), digest_size=12).hexdigest().encode()
@@ -163,6 +185,65 @@ class Answers:
         )
 
 
-def _finite(value: object) -> object:
-    """Null for a number that JSON cannot say."""
+def on_demand(
+    service: Service, features: Mapping[str, Any], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A row's features as answered: the published ones and those computed from them.
+
+    Raises:
+        Problem: 500, they cannot be computed.
+    """
+    assert service.on_demand is not None
+    inputs = {}
+    for view in service.views:
+        for feature in view.features:
+            value = features[feature.name]
+            if feature.kind == "timestamp with time zone" and value is not None:
+                value = EPOCH_2000 + timedelta(microseconds=value)
+            inputs[f"{view.shown}:{feature.column}"] = value
+    try:
+        [computed] = service.on_demand.compute([inputs], [given])
+    except OnDemandError as error:
+        detail = "A function of the service's on-demand features failed; the log says how."
+        raise Problem(500, "not-computed", detail, log=str(error)) from None
+    return {k: v for k, v in features.items() if k not in service.hidden} | computed
+
+
+def _json(value: Any) -> str:
+    """A value as JSON; null in place of numbers that JSON has none of: NaN and infinity."""
+    try:
+        return encode(value)
+    except ValueError:
+        return encode(_finite(value))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _members(features: Mapping[str, Any], forms: Mapping[str, str]) -> str:
+    """Features as JSON, where `forms` says which are read in a form of their own: an instant as
+    microseconds, and jsonb as its text, which stays as it is with all digits of its numbers."""
+    parts = []
+    for name, value in features.items():
+        form = forms.get(name)
+        if value is None or form is None:
+            text = _json(value)
+        else:
+            text = value if form == "jsonb" else encode(instant(value))
+        parts.append(f"{encode(name)}:{text}")
+    return f"{{{','.join(parts)}}}"
+
+
+def user(user_id: str) -> bytes:
+    """Who a user's answer is about."""
+    return b'"user_id":%b' % encode(user_id).encode()
+
+
+def entity(keys: Mapping[str, object]) -> bytes:
+    """Who any other entity's answer is about: its join keys."""
+    return b'"entity":%b' % encode(dict(keys)).encode()

@@ -4,42 +4,59 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import cached_property
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
+from feast import Field
 from feast.protos.feast.core.FeatureView_pb2 import FeatureView as FeatureViewProto
 from feast.protos.feast.core.Registry_pb2 import Registry
 from feast.value_type import ValueType
 
+from streamflow_feast.kinds import BY_FEAST_TYPE, TYPE_TAG
+from streamflow_feast.on_demand import OnDemandFeatures, of_service
 from streamflow_feast.online.read import Lookup, select_vectors
 
 Row = tuple[Any, ...]  # of a service's statement; the clocks are microseconds since 2000
 
-JOIN_KEY = "user_id"
 PUBLISHED_AT = "published_at"  # when the row was written online: read like a feature
+REMEMBERED = 100  # lists of features that were asked for
+KEY_TYPES = {
+    ValueType.STRING.value: "text",
+    ValueType.INT64.value: "bigint",
+    ValueType.UUID.value: "uuid",
+}
 CLOCKS = 3  # a row has as_of, known_at and published_at of each view before its features
 
 
 @dataclass(frozen=True)
 class Feature:
-    """One feature of a service. `name` is its key in answers, `column` its name in the view."""
+    """One feature of a service. `name` is its key in answers, `column` its name in the view, `kind`
+    its type in Postgres. A hidden one is read for on-demand features, and not answered."""
 
     name: str
     column: str
     type: str
+    kind: str
     description: str
     unit: str
+    hidden: bool = False
 
 
 @dataclass(frozen=True)
 class View:
-    """One feature view of a service, with the features the service takes from it."""
+    """One feature view of a service, with the features the service takes from it.
+
+    `keys`: its join keys -> the columns of a request that hold them.
+    """
 
     name: str
+    shown: str  # its name in full feature names
+    entity: str
+    keys: Mapping[str, str]
     features: tuple[Feature, ...]
     ttl_seconds: float  # 0: no expiry
     description: str
@@ -52,20 +69,63 @@ class View:
 class Service:
     """A feature service, ready to be read.
 
-    `statement` takes an array of user ids and gives a row for each, in order: for each view in
-    turn as_of, known_at, published_at (null: unknown user), then its features.
+    `statement` takes an array for each of `keys` (column of a request -> its type in Postgres), all
+    of one length, and gives a row for each place, in order: for each view in turn as_of, known_at,
+    published_at (null: unknown entity), then its features.
     """
 
     name: str
     description: str
+    keys: Mapping[str, str]
     views: tuple[View, ...]
     statement: bytes
     digest: str  # changes with anything that can change an answer
+    on_demand: OnDemandFeatures | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """Names of the features as answered, in the order of the statement's columns."""
+        """Names of the features in the order of the statement's columns; as answered, or hidden."""
         return tuple(feature.name for view in self.views for feature in view.features)
+
+    @cached_property
+    def hidden(self) -> tuple[str, ...]:
+        """Those of `names` that are no part of an answer."""
+        return tuple(f.name for view in self.views for f in view.features if f.hidden)
+
+    @cached_property
+    def computed(self) -> tuple[tuple[str, str], ...]:
+        """Its on-demand features: (view, name)."""
+        if not self.on_demand:
+            return ()
+        return tuple(
+            (view.name, column.name)
+            for view in self.on_demand.views
+            for column in view.features
+            if column.name in self.on_demand.names
+        )
+
+    @cached_property
+    def request(self) -> Mapping[str, str]:
+        """What a request has to bring for the on-demand features: name -> Feast's type."""
+        return self.on_demand.request if self.on_demand else {}
+
+    @cached_property
+    def kinds(self) -> tuple[str, ...]:
+        """Their types in Postgres."""
+        return tuple(feature.kind for view in self.views for feature in view.features)
+
+    @cached_property
+    def of_other_form(self) -> dict[str, str]:
+        """Features whose values are read in another form than they are answered in -> type."""
+        other = ("timestamp with time zone", "jsonb")
+        return {
+            name: kind for name, kind in zip(self.names, self.kinds, strict=True) if kind in other
+        }
+
+    @cached_property
+    def of_users(self) -> bool:
+        """Whether its only key is that of the users."""
+        return dict(self.keys) == {"user_id": "text"}
 
     @cached_property
     def spans(self) -> tuple[tuple[int, int], ...]:
@@ -98,6 +158,50 @@ class Catalogue:
     updated_at: datetime
     services: dict[str, Service]
     refused: dict[str, str]
+    entities: dict[str, Mapping[str, str]]  # entity -> its join keys and their types
+    views: dict[str, FeatureViewProto] = field(repr=False)
+    asked: dict[tuple[object, ...], Service] = field(default_factory=dict, repr=False)
+
+    def of_features(self, references: Sequence[str]) -> Service:
+        """What gives the features asked for as `view:feature`, in the order asked; remembered.
+
+        Raises:
+            UnknownFeatureError: a reference names no feature of the registry.
+        """
+        key = tuple(references)
+        if key not in self.asked:
+            if len(self.asked) >= REMEMBERED:
+                self.asked.clear()
+            self.asked[key] = self._of_features(references)
+        return self.asked[key]
+
+    def _of_features(self, references: Sequence[str]) -> Service:
+        chosen: dict[str, list[str]] = {}
+        for reference in references:
+            view, _, feature = reference.partition(":")
+            known = self.views.get(view)
+            if not known or feature not in [c.name for c in known.spec.features]:
+                raise UnknownFeatureError(reference)
+            if feature not in chosen.setdefault(view, []):
+                chosen[view].append(feature)
+        taken = []
+        for view, names in chosen.items():
+            columns = {column.name: column for column in self.views[view].spec.features}
+            taken.append(Taken(view, view, {}, [columns[name] for name in names]))
+        return _service("", "", taken, self.views)
+
+
+class UnknownFeatureError(KeyError):
+    """A reference that names no feature of the registry."""
+
+
+class Taken(NamedTuple):
+    """What a service takes from a view: `renamed` are join keys -> columns of a request."""
+
+    view: str
+    shown: str
+    renamed: Mapping[str, str]
+    columns: Sequence[Any]
 
 
 def read_catalogue(blob: bytes, project: str, version: int = 0) -> Catalogue:
@@ -109,55 +213,122 @@ def read_catalogue(blob: bytes, project: str, version: int = 0) -> Catalogue:
     for proto in registry.feature_services:
         if proto.spec.project != project:
             continue
+        taken = [
+            Taken(
+                p.feature_view_name,
+                p.feature_view_name_alias or p.feature_view_name,
+                p.join_key_map,
+                p.feature_columns,
+            )
+            for p in proto.spec.features
+        ]
         try:
-            services[proto.spec.name] = _service(proto.spec, views)
+            on_demand = of_service(registry, project, proto.spec.name)
+            about = proto.spec.description
+            services[proto.spec.name] = _service(proto.spec.name, about, taken, views, on_demand)
         except _RefusedError as reason:
             refused[proto.spec.name] = str(reason)
+    entities: dict[str, Mapping[str, str]] = {
+        entity: keys
+        for view in views.values()
+        if (entity := _entity(view)) and (keys := _keys(view)) is not None
+    }
     updated_at = registry.last_updated.ToDatetime(tzinfo=timezone.utc)
-    return Catalogue(version, updated_at, services, refused)
+    return Catalogue(version, updated_at, services, refused, entities, views)
 
 
 class _RefusedError(Exception):
-    """Why a feature service cannot be served from typed rows keyed by user."""
+    """Why a feature service cannot be served from typed rows."""
 
 
-def _service(spec, views: dict[str, FeatureViewProto]) -> Service:  # type: ignore[no-untyped-def]
-    columns = [c.name for p in spec.features for c in p.feature_columns]
-    twice = {name for name, times in Counter(columns).items() if times > 1}
-    plans: list[View] = []
-    for projection in spec.features:
-        name = projection.feature_view_name
-        view = views.get(name)
+def _entity(view: FeatureViewProto) -> str:
+    """What a view's features are about: dbt's name of it, or else Feast's."""
+    return view.spec.tags.get("dbt_entity") or "_".join(view.spec.entities)
+
+
+def _keys(view: FeatureViewProto) -> dict[str, str] | None:
+    """A view's join keys and their types; none where one has a type that no key can have."""
+    kinds = {c.name: KEY_TYPES.get(c.value_type, "") for c in view.spec.entity_columns}
+    return kinds if all(kinds.values()) else None
+
+
+def _service(
+    service: str,
+    about: str,
+    taken: Sequence[Taken],
+    known: Mapping[str, FeatureViewProto],
+    on_demand: OnDemandFeatures | None = None,
+) -> Service:
+    computed = [view.name for view in on_demand.views] if on_demand else []
+    taken = [part for part in taken if part.view not in computed]
+    names = [column.name for part in taken for column in part.columns]
+    twice = {name for name, times in Counter(names).items() if times > 1}
+    inputs = (
+        {view: [name for name, _ in of] for view, of in on_demand.inputs.items()}
+        if on_demand
+        else {}
+    )
+    taken += [Taken(view, view, {}, []) for view in inputs if view not in [p.shown for p in taken]]
+    views: list[View] = []
+    columns: dict[str, str] = {}
+    lookups: list[Lookup] = []
+    for part in taken:
+        view = known.get(part.view)
         if view is None:
-            raise _RefusedError(f"{name} is no plain feature view (on-demand views are not served)")
-        if [c.name for c in view.spec.entity_columns] != [JOIN_KEY] or projection.join_key_map:
-            raise _RefusedError(f"{name} is not keyed by {JOIN_KEY}")
-        shown = projection.feature_view_name_alias or name
-        features = tuple(
-            Feature(
-                # Feast's own rule for full names, applied only where short ones collide
-                name=f"{shown}__{c.name}" if c.name in twice else c.name,
-                column=c.name,
-                type=ValueType(c.value_type).name.lower(),
-                description=c.description,
-                unit=c.tags.get("unit", ""),
-            )
-            for c in projection.feature_columns
-        )
+            raise _RefusedError(f"{part.view} is no plain feature view")
+        kinds = _keys(view)
+        if not kinds:
+            raise _RefusedError(f"{part.view} has no join key, or one that is no id")
+        keys = {key: part.renamed.get(key, key) for key in kinds}
+        for key, column in keys.items():
+            if columns.setdefault(column, kinds[key]) != kinds[key]:
+                raise _RefusedError(f"{column} is of two types")
+        answered = [c.name for c in part.columns]
+        # Feast's own rule for full names, applied only where short ones collide
+        features = [
+            _feature(c, f"{part.shown}__{c.name}" if c.name in twice else c.name)
+            for c in part.columns
+        ]
+        features += [
+            _feature(c, f"{part.shown}:{c.name}", hidden=True)
+            for c in view.spec.features
+            if c.name in inputs.get(part.shown, ()) and c.name not in answered
+        ]
         ttl = view.spec.ttl.ToTimedelta().total_seconds()
-        first = sum(len(plan.features) for plan in plans)
         model = view.spec.tags.get("dbt_model", "")
-        lineage = f"/#!/model/{model}?g_v=1" if model else ""
-        plans.append(View(name, features, ttl, view.spec.description, lineage, first, view))
-    if not columns:
+        views.append(
+            View(
+                name=part.view,
+                shown=part.shown,
+                entity=_entity(view),
+                keys=keys,
+                features=tuple(features),
+                ttl_seconds=ttl,
+                description=view.spec.description,
+                lineage=f"/#!/model/{model}?g_v=1" if model else "",
+                first=sum(len(before.features) for before in views),
+                proto=view,
+            )
+        )
+        lookups.append(Lookup(part.view, keys, [PUBLISHED_AT, *(f.column for f in features)]))
+    if not names and not on_demand:
         raise _RefusedError("it has no features")
-    if len({v.name for v in plans}) < len(plans):
+    if len({(lookup.view, *lookup.keys.values()) for lookup in lookups}) < len(lookups):
         raise _RefusedError("it takes a feature view twice")
-    lookups = [
-        Lookup(v.name, {JOIN_KEY: JOIN_KEY}, [PUBLISHED_AT, *(f.column for f in v.features)])
-        for v in plans
-    ]
-    statement = select_vectors(lookups, {JOIN_KEY: "text"}).as_bytes()
-    meaning = [(p.name, p.ttl_seconds, [f.name for f in p.features]) for p in plans]
-    digest = hashlib.blake2b(repr((statement, meaning)).encode(), digest_size=6).hexdigest()
-    return Service(spec.name, spec.description, tuple(plans), statement, digest)
+    statement = select_vectors(lookups, columns).as_bytes()
+    meaning = [(v.shown, v.ttl_seconds, [(f.name, f.kind) for f in v.features]) for v in views]
+    code = [v.feature_transformation.udf_string for v in on_demand.views] if on_demand else []
+    digest = hashlib.blake2b(repr((statement, meaning, code)).encode(), digest_size=6).hexdigest()
+    return Service(service, about, columns, tuple(views), statement, digest, on_demand)
+
+
+def _feature(column: Any, name: str, *, hidden: bool = False) -> Feature:
+    return Feature(
+        name=name,
+        column=column.name,
+        type=ValueType(column.value_type).name.lower(),
+        kind=column.tags.get(TYPE_TAG) or BY_FEAST_TYPE[Field.from_proto(column).dtype],
+        description=column.description,
+        unit=column.tags.get("unit", ""),
+        hidden=hidden,
+    )

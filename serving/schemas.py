@@ -6,15 +6,25 @@ the document that follows from them.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    StringConstraints,
+)
 
 from data.contract import MAX_CHARACTERS, USER
 
 MOST_IDS = 1000
 USER_ID_PATTERN = f"^(?:{USER.pattern})$"
-Value = float | int | str | bool | None
+Key = StrictStr | StrictInt  # of an entity
+Value = float | int | str | bool | list[Any] | dict[str, Any] | None
 UserId = Annotated[str, StringConstraints(pattern=USER_ID_PATTERN, max_length=MAX_CHARACTERS)]
 
 
@@ -43,6 +53,65 @@ class Batch(_Model):
     ] = "null"
 
 
+class EntityBatch(_Model):
+    """Body of POST /entities/features."""
+
+    entities: Annotated[
+        list[dict[str, Key | StrictFloat | StrictBool | None]],
+        Field(
+            min_length=1,
+            max_length=MOST_IDS,
+            description="Join key -> value, and what an on-demand feature needs; a row an entity, "
+            "answered in this order.",
+            examples=[[{"user_id": "7590-VHVEG", "device_id": "d1"}]],
+        ),
+    ]
+    service: Annotated[
+        str | None, Field(description="Feature service; the default one if absent.")
+    ] = None
+    on_missing: Annotated[
+        Literal["null", "error"],
+        Field(description="`error`: answer 404 if nothing is known about one of them."),
+    ] = "null"
+
+
+class FeastRequest(BaseModel):
+    """Body of POST /get-online-features, as Feast's feature server takes it."""
+
+    entities: Annotated[
+        dict[str, list[Key | StrictFloat | StrictBool | None]],
+        Field(
+            description="Join key, or what an on-demand feature needs -> values.",
+            examples=[{"user_id": ["7590-VHVEG"]}],
+        ),
+    ]
+    feature_service: str | None = None
+    features: Annotated[
+        list[str],
+        Field(
+            description="As `view:feature`, where no service is named.",
+            examples=[["usage_features:watch_hours_30d"]],
+        ),
+    ] = []
+    full_feature_names: bool = False
+    include_feature_view_version_metadata: bool = False
+
+
+class FeastColumn(_Model):
+    """A join key or feature of every entity asked for."""
+
+    values: list[Value]
+    statuses: list[Literal["PRESENT", "NULL_VALUE", "NOT_FOUND", "OUTSIDE_MAX_AGE"]]
+    event_timestamps: list[str]
+
+
+class FeastResponse(_Model):
+    """Answer of POST /get-online-features."""
+
+    metadata: dict[str, list[str]]
+    results: Annotated[list[FeastColumn], Field(description="A column each of feature_names.")]
+
+
 class Origin(_Model):
     """Where the values of one feature view come from."""
 
@@ -61,11 +130,8 @@ class Origin(_Model):
     invocation_id: Annotated[str | None, Field(description="The dbt invocation that published it.")]
 
 
-class UserFeatures(_Model):
-    """One user's feature vector and where it comes from."""
-
-    user_id: str
-    found: Annotated[bool, Field(description="Whether any view knows the user.")]
+class _Vector(_Model):
+    found: Annotated[bool, Field(description="Whether any view knows the entity.")]
     service: str
     as_of: Annotated[str | None, Field(description="The oldest as_of among the views.")]
     features: Annotated[
@@ -73,6 +139,24 @@ class UserFeatures(_Model):
         Field(description="By name. null: not known. 0: known that there was none."),
     ]
     views: dict[str, Origin]
+
+
+class EntityFeatures(_Vector):
+    """One entity's feature vector and where it comes from."""
+
+    entity: Annotated[dict[str, Key], Field(description="Its join keys.")]
+
+
+class EntityResults(_Model):
+    """Answer of POST /entities/features."""
+
+    results: list[EntityFeatures]
+
+
+class UserFeatures(_Vector):
+    """One user's feature vector and where it comes from."""
+
+    user_id: str
 
     model_config = ConfigDict(
         extra="forbid",
@@ -141,6 +225,7 @@ class FeatureDescription(_Model):
 
 class ViewDescription(_Model):
     name: str
+    on_demand: Annotated[bool, Field(description="Computed at the request, from other features.")]
     description: str
     ttl_seconds: Annotated[float, Field(description="0: values do not expire.")]
     features: list[FeatureDescription]
@@ -149,6 +234,10 @@ class ViewDescription(_Model):
 class ServiceDescription(_Model):
     name: str
     description: str
+    keys: Annotated[dict[str, str], Field(description="Join keys that it is asked by -> type.")]
+    request: Annotated[
+        dict[str, str], Field(description="What a request brings for on-demand features -> type.")
+    ]
     views: list[ViewDescription]
 
 
@@ -158,6 +247,9 @@ class CatalogueAnswer(_Model):
     registry_version: int
     registry_updated_at: str
     default_service: str
+    entities: Annotated[
+        dict[str, dict[str, str]], Field(description="Entity -> its join keys -> type.")
+    ]
     services: list[ServiceDescription]
     refused: Annotated[dict[str, str], Field(description="Services not served, and why.")]
 

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from uuid import UUID
 
 import psycopg
 from feast.repo_config import RepoConfig, load_repo_config
@@ -18,7 +19,7 @@ from serving.answers import Answers, micros
 from serving.catalogue import Catalogue, Row, Service, read_catalogue
 from serving.problems import Problem
 from serving.settings import Keys, Settings, SettingsError
-from serving.store.base import MismatchError, Store, end
+from serving.store.base import KeyColumns, MismatchError, Store, end
 from serving.store.feast import FeastStore
 from serving.store.link import Link
 from serving.store.postgres import PostgresStore
@@ -28,6 +29,8 @@ from streamflow_feast.registry import RegistryDamagedError, parse
 log = logging.getLogger("serving.state")
 
 OWN_STORE = "streamflow_feast.online.store.StreamflowOnlineStore"
+# A key that nobody has, of each type.
+NOBODY: dict[str, object] = {"text": "-", "bigint": -1, "uuid": UUID(int=0)}
 PAGE_TIMEOUT = 5.0  # seconds, for the page's plots and past values
 
 
@@ -96,7 +99,7 @@ class State:
             Problem: 503, with a kind and detail that tell what is missing, or out of reach.
         """
         try:
-            await self.read(None, ["-"])
+            await self.read(lambda: self.service(None), nobody)
         except Problem as problem:
             if problem.kind == "unknown-service":
                 raise Problem(503, problem.kind, problem.detail) from None
@@ -125,22 +128,27 @@ class State:
         return answers, service
 
     async def read(
-        self, name: str | None, user_ids: Sequence[str]
+        self,
+        choose: Callable[[], tuple[Answers, Service]],
+        keys: Callable[[Service], KeyColumns],
     ) -> tuple[Answers, Service, list[Row]]:
-        """Rows of a service, and what makes answers of them.
+        """The rows of `keys` in the service that `choose` gives, and what makes answers of them.
 
         When the store does not fit the registry in memory, the registry has probably changed:
         it is loaded again, and the read repeated once.
+
+        Raises:
+            Problem: 503 as long as it cannot be read, and what the two functions raise.
         """
-        answers, service = self.service(name)
+        answers, service = choose()
         try:
-            return answers, service, await self.store.read(service, user_ids)
+            return answers, service, await self.store.read(service, keys(service))
         except MismatchError as mismatch:
             log.warning("registry and store differ: %s", mismatch)
         await self.reload()
-        answers, service = self.service(name)
+        answers, service = choose()
         try:
-            return answers, service, await self.store.read(service, user_ids)
+            return answers, service, await self.store.read(service, keys(service))
         except MismatchError as mismatch:
             if isinstance(mismatch.error, psycopg.errors.InsufficientPrivilege):
                 raise self._problem(mismatch.error) or mismatch from None
@@ -273,6 +281,11 @@ class State:
         # Rows written past the pipeline (a push) have no publication; don't look again and again.
         for known_at in answers.forget():
             self.invocations.setdefault(known_at, None)
+
+
+def nobody(service: Service) -> KeyColumns:
+    """Keys that no entity has, as good as any other to see whether a service can be read."""
+    return [[NOBODY[kind]] for kind in service.keys.values()]
 
 
 def no_registry() -> Problem:

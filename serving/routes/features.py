@@ -7,6 +7,7 @@ and answering is done here. Measured: see docs/decisions/0041-lean-routes.md.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Sequence
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -20,9 +21,11 @@ from starlette.types import Receive, Scope, Send
 
 from data.contract import MAX_CHARACTERS, USER, is_user_id
 from serving import metrics, schemas
-from serving.answers import Origin
+from serving.answers import Origin, user
+from serving.catalogue import Service
 from serving.gate import answer
 from serving.problems import Headers, Problem, documented
+from serving.routes.keys import request_of
 from serving.schemas import USER_ID_PATTERN, Batch
 from serving.state import State
 
@@ -52,6 +55,7 @@ class LeanRoute(APIRoute):
         arguments = dict(scope["path_params"])
         if scope["query_string"]:
             arguments |= _parameters(scope["query_string"], self.query_parameters)
+            scope["streamflow_given"] = arguments.pop("given", None)
         if self.body_field is not None:
             arguments["batch"] = await _batch(scope, receive)
         await answer(send, *await self.endpoint(Request(scope), **arguments))
@@ -62,7 +66,7 @@ class LeanRoute(APIRoute):
         return {parameter.name for parameter in self.dependant.query_params}
 
 
-def _parameters(query: bytes, known: set[str]) -> dict[str, str]:
+def _parameters(query: bytes, known: set[str]) -> dict[str, Any]:
     try:
         pairs = parse_qsl(
             query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=20
@@ -79,14 +83,19 @@ def _parameters(query: bytes, known: set[str]) -> dict[str, str]:
         )
     if len(found) < len(pairs):
         raise Problem(422, "bad-parameter", "A query parameter is given twice.")
-    if unknown := found.keys() - known:
-        wanted = " and ".join(sorted(known)) or "none"
-        shown = ", ".join(sorted(unknown))[:100]
-        detail = f"Unknown query parameter: {shown}. There is: {wanted}."
-        raise Problem(422, "bad-parameter", detail)
+    given = {name: found.pop(name) for name in found.keys() - known}
+    if given and not known:
+        raise _unknown_parameter(given, known)
     if found.get("on_missing", "null") not in ("null", "error"):
         raise Problem(422, "bad-parameter", "on_missing is null or error.")
-    return found
+    return {**found, "given": given} if given else found
+
+
+def _unknown_parameter(unknown: Iterable[str], known: Iterable[str]) -> Problem:
+    wanted = " and ".join(sorted(known)) or "none"
+    shown = ", ".join(sorted(unknown))[:100]
+    detail = f"Unknown query parameter: {shown}. There is: {wanted}."
+    return Problem(422, "bad-parameter", detail)
 
 
 async def _batch(scope: Scope, receive: Receive) -> Batch:
@@ -146,12 +155,18 @@ class Features:
         user_id = decoded(user_id)
         state = self._state
         started = time.perf_counter()
-        answers, plan, rows = await state.read(service, (user_id,))
+        answers, plan, rows = await state.read(
+            lambda: state.service(service), lambda plan: [of_users(plan, (user_id,))]
+        )
         metrics.STORE_SECONDS.observe(time.perf_counter() - started)
-        body, origin = answers.one(plan, user_id, rows[0])
+        who, given = user(user_id), request.scope.get("streamflow_given") or {}
+        if unknown := given.keys() - plan.request.keys():
+            raise _unknown_parameter(unknown, {*PARAMETERS, *plan.request})
+        brought = request_of(plan, given, texts=True) if plan.on_demand else None
+        body, origin = answers.one(plan, who, rows[0], brought)
         if answers.missing:
             await state.know(answers)
-            body, origin = answers.one(plan, user_id, rows[0])
+            body, origin = answers.one(plan, who, rows[0], brought)
         metrics.count_users(plan.name, 1, not origin.found)
         request.scope["streamflow_users"] = (1, int(not origin.found))
         if not origin.found and on_missing == "error":
@@ -173,12 +188,18 @@ class Features:
             )
         state = self._state
         started = time.perf_counter()
-        answers, plan, rows = await state.read(batch.service, batch.user_ids)
+        answers, plan, rows = await state.read(
+            lambda: state.service(batch.service), lambda plan: [of_users(plan, batch.user_ids)]
+        )
         metrics.STORE_SECONDS.observe(time.perf_counter() - started)
-        made = [answers.one(plan, *pair) for pair in zip(batch.user_ids, rows, strict=True)]
+        if plan.request:
+            detail = f"{plan.name} needs {', '.join(plan.request)}: POST /entities/features"
+            raise Problem(422, "bad-request-data", detail)
+        who = [user(user_id) for user_id in batch.user_ids]
+        made = [answers.one(plan, *pair) for pair in zip(who, rows, strict=True)]
         if answers.missing:
             await state.know(answers)
-            made = [answers.one(plan, *pair) for pair in zip(batch.user_ids, rows, strict=True)]
+            made = [answers.one(plan, *pair) for pair in zip(who, rows, strict=True)]
         unknown = [
             u for u, (_, origin) in zip(batch.user_ids, made, strict=True) if not origin.found
         ]
@@ -188,6 +209,21 @@ class Features:
             raise _unknown(unknown)
         body = b'{"results":[%b]}' % b",".join([body for body, _ in made])
         return 200, [*JSON, (b"cache-control", b"no-store")], body
+
+
+def of_users(service: Service, user_ids: Sequence[str]) -> Sequence[str]:
+    """The ids, for a service that is keyed by them.
+
+    Raises:
+        Problem: 422, it is not.
+    """
+    if service.of_users:
+        return user_ids
+    detail = (
+        f"The feature service {service.name} is keyed by {' and '.join(service.keys)}. "
+        "Ask for it at /entities/{entity}/features."
+    )
+    raise Problem(422, "other-entity", detail)
 
 
 def decoded(segment: str) -> str:

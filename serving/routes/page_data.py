@@ -14,6 +14,7 @@ from psycopg import sql
 
 from serving.catalogue import Catalogue, Feature, Service
 from serving.problems import Problem
+from serving.routes.features import of_users
 from serving.schemas import (
     CatalogueAnswer,
     FeatureDescription,
@@ -55,6 +56,7 @@ class PageData:
         """A user's published values at the last as_of's, newest first."""
         self._needs_own_store()
         _, service = self._state.service(name)
+        of_users(service, [user_id])
         views: dict[str, list[Json]] = {}
         for view in service.views:
             rows = await self._state.page_link.fetch(
@@ -184,13 +186,17 @@ def describe(catalogue: Catalogue, settings: Settings) -> CatalogueAnswer:
         registry_updated_at=_text(catalogue.updated_at),
         default_service=settings.service,
         refused=catalogue.refused,
+        entities={name: dict(keys) for name, keys in catalogue.entities.items()},
         services=[
             ServiceDescription(
                 name=service.name,
                 description=service.description,
+                keys=dict(service.keys),
+                request=dict(service.request),
                 views=[
                     ViewDescription(
                         name=view.name,
+                        on_demand=False,
                         description=view.description,
                         ttl_seconds=view.ttl_seconds,
                         features=[
@@ -203,18 +209,45 @@ def describe(catalogue: Catalogue, settings: Settings) -> CatalogueAnswer:
                                 lineage=settings.docs_url.rstrip("/") + view.lineage,
                             )
                             for feature in view.features
+                            if not feature.hidden
                         ],
                     )
                     for view in service.views
-                ],
+                ]
+                + _computed(service),
             )
             for service in catalogue.services.values()
         ],
     )
 
 
+def _computed(service: Service) -> list[ViewDescription]:
+    views = service.on_demand.views if service.on_demand else ()
+    return [
+        ViewDescription(
+            name=view.name,
+            on_demand=True,
+            description=view.description,
+            ttl_seconds=0,
+            features=[
+                FeatureDescription(
+                    name=column.name,
+                    column=column.name,
+                    type=column.dtype.to_value_type().name.lower(),
+                    unit=column.tags.get("unit", ""),
+                    description=column.description,
+                    lineage="",
+                )
+                for column in view.features
+                if (view.name, column.name) in service.computed
+            ],
+        )
+        for view in views
+    ]
+
+
 def _is_number(feature: Feature) -> bool:
-    return feature.type in ("int32", "int64", "float", "double")
+    return feature.type in ("int32", "int64", "float", "double", "decimal")
 
 
 def _text(moment: Any) -> str:

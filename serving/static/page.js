@@ -40,7 +40,10 @@ async function load() {
     return say(problem);
   }
   byId("service").replaceChildren(
-    ...catalogue.services.map((s) => element("option", { value: s.name }, s.name)),
+    ...catalogue.services
+      // The page is about users, and has no field for what a request brings.
+      .filter((s) => Object.keys(s.keys).join() === "user_id" && !Object.keys(s.request).length)
+      .map((s) => element("option", { value: s.name }, s.name)),
   );
   byId("service").value = catalogue.default_service;
   const [lineage] = catalogue.services.flatMap((s) => s.views.flatMap((v) => v.features));
@@ -133,7 +136,7 @@ function say(problem) {
 function show(vector, service) {
   const cells = {};
   const sections = service.views.map((view) => {
-    const origin = vector.views[view.name];
+    const origin = vector.views[view.name] ?? { status: "computed" };
     const rows = view.features.map((feature) => {
       const compareCell = element("div", { class: "compare" });
       const about = element("div", {},
@@ -163,6 +166,7 @@ function show(vector, service) {
 }
 
 function originOf(origin) {
+  if (origin.status === "computed") return ["Computed at the request, from the features that it names."];
   if (!origin.as_of) return ["No row for this user."];
   const parts = [`as of ${moment(origin.as_of)}`];
   if (origin.known_at) parts.push(` · computed ${moment(origin.known_at)}`);
@@ -186,7 +190,8 @@ function age(vector) {
 }
 
 const written = (value) =>
-  value === null ? "null" : typeof value === "number" ? numbers.format(value) : value === true ? "yes" : value === false ? "no" : value;
+  value === null ? "null" : Array.isArray(value) ? value.map(written).join(", ") || "(none)"
+    : typeof value === "object" ? JSON.stringify(value) : typeof value === "number" ? numbers.format(value) : value === true ? "yes" : value === false ? "no" : value;
 
 function valueOf(value, unit) {
   const shown = typeof value === "string" && value === "" ? "(empty)" : written(value);

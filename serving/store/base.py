@@ -11,6 +11,9 @@ import psycopg
 from serving.catalogue import Row, Service
 from serving.problems import Problem
 
+# Values for each of a service's keys, in their order; all of one length.
+KeyColumns = Sequence[Sequence[object]]
+
 
 class Store(Protocol):
     """Where features are read from."""
@@ -19,8 +22,8 @@ class Store(Protocol):
     def up(self) -> bool:
         """Whether reads have a chance."""
 
-    async def read(self, service: Service, user_ids: Sequence[str]) -> list[Row]:
-        """A row for each id, in the order asked.
+    async def read(self, service: Service, keys: KeyColumns) -> list[Row]:
+        """A row for each place of `keys`, in the order asked.
 
         Raises:
             Problem: 503, not later than the timeout.

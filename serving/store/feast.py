@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 
@@ -17,12 +16,12 @@ from feast.infra.online_stores.helpers import get_online_store_from_config
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
-from feast.type_map import feast_value_type_to_python_type
 
 from serving.answers import micros
-from serving.catalogue import CLOCKS, JOIN_KEY, Row, Service
+from serving.catalogue import CLOCKS, Row, Service
 from serving.problems import Problem
-from serving.store.base import unavailable
+from serving.store.base import KeyColumns, unavailable
+from streamflow_feast.kinds import from_value, to_value
 
 log = logging.getLogger("serving.store")
 
@@ -43,12 +42,12 @@ class FeastStore:
     async def stop(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def read(self, service: Service, user_ids: Sequence[str]) -> list[Row]:
+    async def read(self, service: Service, keys: KeyColumns) -> list[Row]:
         if self._reading >= self._most_reading:
             raise Problem(503, "overloaded", "Too many reads are waiting; ask again shortly.")
         loop = asyncio.get_running_loop()
         self._reading += 1  # until the thread is done, even if nobody waits for it any more
-        reading = loop.run_in_executor(self._threads, self._read, service, user_ids)
+        reading = loop.run_in_executor(self._threads, self._read, service, keys)
         reading.add_done_callback(self._done)
         try:
             rows = await asyncio.wait_for(asyncio.shield(reading), self._timeout)
@@ -64,14 +63,19 @@ class FeastStore:
         if not reading.cancelled():
             reading.exception()  # seen, so asyncio does not complain about a late failure
 
-    def _read(self, service: Service, user_ids: Sequence[str]) -> list[Row]:
-        keys = [
-            EntityKey(join_keys=[JOIN_KEY], entity_values=[Value(string_val=user_id)])
-            for user_id in user_ids
-        ]
-        rows: list[list[object]] = [[] for _ in user_ids]
+    def _read(self, service: Service, asked: KeyColumns) -> list[Row]:
+        values_of = {
+            column: [to_value(kind, value) for value in values]
+            for (column, kind), values in zip(service.keys.items(), asked, strict=True)
+        }
+        rows: list[list[object]] = [[] for _ in asked[0]]
         for view in service.views:
             columns = [feature.column for feature in view.features]
+            kinds = [feature.kind for feature in view.features]
+            keys = [
+                EntityKey(join_keys=list(view.keys), entity_values=list(values))
+                for values in zip(*(values_of[c] for c in view.keys.values()), strict=True)
+            ]
             table = FeatureView.from_proto(view.proto)
             # a copy: Feast's Redis store adds a name of its own to the list
             read = self._store.online_read(self._config, table, keys, list(columns))
@@ -82,10 +86,16 @@ class FeastStore:
                 as_of = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
                 row += [micros(as_of), None, None]
                 row += [
-                    feast_value_type_to_python_type(values[c]) if c in values else None
-                    for c in columns
+                    _cell(kind, values[column]) if column in values else None
+                    for column, kind in zip(columns, kinds, strict=True)
                 ]
         return [tuple(row) for row in rows]
+
+
+def _cell(kind: str, value: Value) -> object:
+    """The value as the project's own store gives it."""
+    found = from_value(kind, value)
+    return micros(found) if isinstance(found, datetime) else found
 
 
 def _nobody(moment: datetime, values: dict[str, Value]) -> bool:

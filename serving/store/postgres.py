@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Sequence
+from itertools import chain
 
 import psycopg
 from psycopg.types.numeric import Int8BinaryLoader
@@ -20,13 +20,14 @@ from psycopg.types.numeric import Int8BinaryLoader
 from data.database import Database
 from serving.catalogue import Row, Service
 from serving.problems import Problem
-from serving.store.base import MismatchError, end, unavailable
+from serving.store.base import KeyColumns, MismatchError, end, unavailable
 from serving.store.link import cut
 from serving.store.reach import Reach
+from streamflow_feast.kinds import register_json
 
 log = logging.getLogger("serving.store")
 
-LARGEST_STATEMENT = 256  # user ids of several requests that share a statement
+LARGEST_STATEMENT = 256  # rows of several requests that share a statement
 RECONNECT_EVERY = 0.2  # seconds
 # One look-up by primary key a user and view, planned once. A plan made for a small or
 # never-analysed table would scan it, and stay when the table has grown.
@@ -37,10 +38,11 @@ READ_OPTIONS = (
 
 
 class _Read:
-    __slots__ = ("future", "service", "user_ids")
+    __slots__ = ("future", "keys", "rows", "service")
 
-    def __init__(self, service: Service, user_ids: Sequence[str], future: asyncio.Future) -> None:
-        self.service, self.user_ids, self.future = service, user_ids, future
+    def __init__(self, service: Service, keys: KeyColumns, future: asyncio.Future) -> None:
+        self.service, self.keys, self.future = service, keys, future
+        self.rows = len(keys[0])
 
 
 class PostgresStore:
@@ -76,14 +78,14 @@ class PostgresStore:
         await end(self._lanes)
         self._fail_waiting()
 
-    async def read(self, service: Service, user_ids: Sequence[str]) -> list[Row]:
+    async def read(self, service: Service, keys: KeyColumns) -> list[Row]:
         if not self._connected:
             raise unavailable()
         if len(self._waiting) >= self._most_waiting:
             raise Problem(503, "overloaded", "Too many reads are waiting; ask again shortly.")
         loop = asyncio.get_running_loop()
         future = loop.create_future()
-        self._waiting.append(_Read(service, user_ids, future))
+        self._waiting.append(_Read(service, keys, future))
         self._wake.set()
         deadline = loop.call_later(self._timeout, _expire, future)
         try:
@@ -124,6 +126,7 @@ class PostgresStore:
         )
         # timestamptz travels as microseconds since 2000: an integer that needs no decoding here
         connection.adapters.register_loader("timestamptz", Int8BinaryLoader)
+        register_json(connection.adapters)
         return connection
 
     async def _serve(self, connection: psycopg.AsyncConnection) -> None:
@@ -138,11 +141,11 @@ class PostgresStore:
         reads = self._take()
         if not reads:
             return
-        ids = [user_id for read in reads for user_id in read.user_ids]
+        keys = [list(chain.from_iterable(of)) for of in zip(*[r.keys for r in reads], strict=True)]
         # The server's own time limit comes first, but not from a server or network that hangs.
         watchdog = asyncio.get_running_loop().call_later(self._timeout + 0.1, cut, connection)
         try:
-            cursor = await connection.cursor(binary=True).execute(reads[0].service.statement, [ids])
+            cursor = await connection.cursor(binary=True).execute(reads[0].service.statement, keys)
             rows = await cursor.fetchall()
         except psycopg.errors.QueryCanceled:
             for read in reads:
@@ -162,7 +165,7 @@ class PostgresStore:
             watchdog.cancel()
         start = 0
         for read in reads:
-            beyond = start + len(read.user_ids)
+            beyond = start + read.rows
             if not read.future.done():
                 read.future.set_result(rows[start:beyond])
             start = beyond
@@ -170,14 +173,14 @@ class PostgresStore:
     def _take(self) -> list[_Read]:
         """The reads at the head of the queue that share a service and may share a statement."""
         taken: list[_Read] = []
-        ids = 0
+        rows = 0
         while self._waiting:
             head = self._waiting[0]
             if not head.future.done():  # else its deadline has passed, or its client left
                 if taken and head.service is not taken[0].service:
                     break
-                ids += len(head.user_ids)
-                if taken and ids > LARGEST_STATEMENT:
+                rows += head.rows
+                if taken and rows > LARGEST_STATEMENT:
                     break
                 taken.append(head)
             self._waiting.popleft()

@@ -1,0 +1,165 @@
+"""`POST /get-online-features`, as Feast's own feature server has it.
+
+For Feast's remote online store, and whoever speaks with such a server already. Values come from the
+same one read as all others.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import time
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import Body, FastAPI, Response
+
+from serving import metrics, schemas
+from serving.answers import EPOCH_2000, encode, on_demand
+from serving.catalogue import CLOCKS, Row, Service, UnknownFeatureError, View
+from serving.problems import Problem, documented
+from serving.routes.features import JSON
+from serving.routes.keys import columns, of_json, request_of
+from serving.state import State
+from streamflow_feast.online.read import status
+
+NEVER = "1970-01-01T00:00:00Z"
+
+
+def add(app: FastAPI, state: State) -> None:
+    """Give the app this route."""
+
+    @app.post(
+        "/get-online-features",
+        tags=["features"],
+        responses=documented(400, 404, 408, 413, 415, 422, 503),
+    )
+    async def get_online_features(
+        asked: Annotated[schemas.FeastRequest, Body()],
+    ) -> schemas.FeastResponse:
+        """The newest published features in the form of Feast's feature server: columns of values,
+        statuses and event timestamps (as_of), a column a join key and a feature."""
+        rows = _rows(asked.entities, state.settings.max_ids)
+        keys: list[Sequence[Any]] = []
+        given: list[dict[str, Any]] = []
+
+        def choose() -> tuple[Any, Service]:
+            if asked.feature_service:
+                return state.service(asked.feature_service)
+            answers = state.loaded()
+            try:
+                return answers, answers.catalogue.of_features(asked.features)
+            except UnknownFeatureError as unknown:
+                detail = f"There is no feature {str(unknown.args[0])[:200]}."
+                raise Problem(404, "unknown-feature", detail) from None
+
+        def of(service: Service) -> Sequence[Sequence[Any]]:
+            wanted = [{key: row[key] for key in service.keys if key in row} for row in rows]
+            keys[:] = columns(service, wanted, of_json)
+            given[:] = [request_of(service, row) if service.on_demand else {} for row in rows]
+            return keys
+
+        started = time.perf_counter()
+        _, service, found = await state.read(choose, of)
+        metrics.STORE_SECONDS.observe(time.perf_counter() - started)
+        metrics.count_users(service.name, len(rows), 0)
+        body = response(service, asked, found, given)
+        return Response(encode(body), headers={n.decode(): v.decode() for n, v in JSON})  # type: ignore[return-value]
+
+
+def _rows(entities: dict[str, list[Any]], most: int) -> list[dict[str, Any]]:
+    lengths = {len(values) for values in entities.values()}
+    if len(lengths) != 1 or lengths == {0}:
+        raise Problem(422, "bad-keys", "entities: every join key has a list of the same length.")
+    if max(lengths) > most:
+        raise Problem(422, "too-many-ids", f"Ask for {most} at most.")
+    return [dict(zip(entities, row, strict=True)) for row in zip(*entities.values(), strict=True)]
+
+
+def response(
+    service: Service,
+    asked: schemas.FeastRequest,
+    rows: Sequence[Row],
+    given: Sequence[dict[str, Any]],
+) -> dict[str, Any]:
+    """Feast's answer of rows of a service's statement."""
+    now = datetime.now(timezone.utc)
+    names = [name for name in asked.entities if name not in service.request]
+    results = [_present(asked.entities[name]) for name in names]
+    inputs: list[dict[str, Any]] = [{} for _ in rows]
+    for number, view in enumerate(service.views):
+        start = view.first + CLOCKS * number
+        moments = [None if row[start] is None else _moment(row[start]) for row in rows]
+        stamps = [NEVER if moment is None else _stamp(moment) for moment in moments]
+        ttl = timedelta(seconds=view.ttl_seconds) if view.ttl_seconds else None
+        for place, feature in enumerate(view.features, start + CLOCKS):
+            values, statuses = [], []
+            for row, moment, of_row in zip(rows, moments, inputs, strict=True):
+                told = status(row[place], moment, ttl, now).value
+                value = row[place] if told == "PRESENT" else None
+                of_row[feature.name] = value
+                statuses.append(told)
+                values.append(_native(feature.kind, value))
+            if feature.hidden:
+                continue
+            names.append(_name(view, feature.column, asked.full_feature_names))
+            results.append({"values": values, "statuses": statuses, "event_timestamps": stamps})
+    for view_, name in service.computed:
+        values = [on_demand(service, *part)[name] for part in zip(inputs, given, strict=True)]
+        names.append(f"{view_}__{name}" if asked.full_feature_names else name)
+        results.append(_present([_native("", value) for value in values]))
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    if twice:
+        detail = f"{twice[0]} is asked for twice. Ask with full_feature_names."
+        raise Problem(422, "bad-body", detail)
+    return {"metadata": {"feature_names": names}, "results": results}
+
+
+def _present(values: list[Any]) -> dict[str, Any]:
+    """A join key's column, or that of an on-demand feature, as Feast has it: always present."""
+    return {
+        "values": values,
+        "statuses": ["PRESENT"] * len(values),
+        "event_timestamps": [NEVER] * len(values),
+    }
+
+
+def _name(view: View, column: str, full: bool) -> str:
+    return f"{view.shown}__{column}" if full else column
+
+
+def _moment(micros: int) -> datetime:
+    return EPOCH_2000 + timedelta(microseconds=micros)
+
+
+def _stamp(moment: datetime) -> str:
+    """As protobuf's JSON has it: no more digits than needed, in steps of three."""
+    text = moment.strftime("%Y-%m-%dT%H:%M:%S")
+    if moment.microsecond % 1000:
+        return f"{text}.{moment.microsecond:06}Z"
+    return f"{text}.{moment.microsecond // 1000:03}Z" if moment.microsecond else f"{text}Z"
+
+
+def _native(kind: str, value: Any) -> Any:
+    """A value as Feast's server puts it into JSON."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, list):
+        return [_native(kind, each) for each in value]
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, datetime):
+        return int(value.timestamp())
+    if value is not None and kind == "timestamp with time zone":
+        return int(_moment(value).timestamp())
+    if value is not None and kind == "date":
+        return int(datetime(value.year, value.month, value.day, tzinfo=timezone.utc).timestamp())
+    return value

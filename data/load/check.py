@@ -97,7 +97,7 @@ def cell_problem(column: Column, text: str, day: date) -> str | None:
         if column.nullable or column.optional:
             return None
         return f"empty; expected {column.expected}"
-    if any("\udc80" <= character <= "\udcff" for character in text):
+    if not text.isascii() and any("\udc80" <= character <= "\udcff" for character in text):
         return f"{show(text)} is not UTF-8"
     if column.is_id and text.casefold() in NO_ID:
         return f"{show(text)} says that there is none; expected {column.expected}"

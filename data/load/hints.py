@@ -20,6 +20,7 @@ HINTS = (  # of which columns, what people write, what a mapping says of it
     ("moment", r"\d\d?\.\d\d?\.\d{4}.*", f"dates: DD.MM.YYYY, {WITH_TIME}"),
     ("instant", r"\d{4}-\d{2}-\d{2}", "dates: YYYY-MM-DD"),
     ("moment", r"\d{4}-.* UTC", "dates: YYYY-MM-DD hh:mm:ss UTC"),
+    ("whole", r"-?\d+\.0+", 'decimal: "." (with any mapping 3.0 is 3)'),
     ("number", r"-?\d+,\d{1,2}", 'decimal: ","'),
     ("number", r"[^0-9]*\d{1,3}(?:,\d{3})+(?:\.\d+)?[^0-9]*", 'thousands: ","'),
     ("number", r".*[$€£¥].*", "currency: and its sign"),
@@ -35,6 +36,7 @@ def hint(column: Column, text: str) -> str | None:
         "moment": column.type.name in ("date", "instant"),
         "instant": column.type.name == "instant",
         "number": column.type.is_number,
+        "whole": column.type.sql == "bigint",
         "array": column.type.sql.endswith("[]"),
         "nullable": column.may_be_absent,
     }

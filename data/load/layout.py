@@ -46,6 +46,7 @@ class Layout:
     ignored: list[str]
     key: tuple[str, ...]  # the table's
     form: Form
+    only: list[tuple[int, tuple[str, ...]]]  # (number of a column, its words in rows to load)
 
     @property
     def has_header(self) -> bool:
@@ -54,12 +55,7 @@ class Layout:
 
     def is_wanted(self, cells: list[str]) -> bool:
         """Whether a row is one of those that the mapping's `only` leaves."""
-        return all(
-            cells[number].strip() in words
-            for number, name in enumerate(self.names)
-            for wanted, words in self.form.only.items()
-            if plain(wanted) == plain(name)
-        )
+        return all(cells[number].strip() in words for number, words in self.only)
 
     @property
     def columns(self) -> list[Column]:
@@ -111,8 +107,12 @@ def read_layout(path: Path, table: Table, form: Form | None, report: Report) -> 
             if part != "line" and plain(part) not in map(plain, names):
                 report.add(at, name, f"is made from {show(part)}, which is no column of the file")
         places.append(Place(column, -1, name, written.converter(column), template))
-    for name in written.only:
-        if plain(name) not in map(plain, names):
+    only = []
+    numbers = {plain(name): number for number, name in enumerate(names)}
+    for name, words in written.only.items():
+        if plain(name) in numbers:
+            only.append((numbers[plain(name)], words))
+        else:
             report.add(at, name, "`only` goes by it, and it is no column of the file")
     used = {plain(part) for place in places for part in TEMPLATE.findall(place.template)}
     used |= set(map(plain, written.only))
@@ -134,7 +134,7 @@ def read_layout(path: Path, table: Table, form: Form | None, report: Report) -> 
             report.add(at, column.name, f"the column is missing{also}")
     if report.count:
         return None
-    return Layout(names, places, unknown, table.key, written)
+    return Layout(names, places, unknown, table.key, written, only)
 
 
 def plain(name: str) -> str:

@@ -13,10 +13,11 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from data.contract import NO_ID, Column
+from data.contract import MAX_CHARACTERS, NO_ID, Column
 from data.load.check import Report, cell_problem, order_problems, show
 from data.load.hints import hint
 from data.load.layout import (
@@ -168,42 +169,55 @@ def slow_rows(path: Path, layout: Layout, day: date, report: Report) -> Iterator
         if path.suffix == ".parquet"
         else _csv_rows(path, layout, report)
     )
+    takers = [(place, _taker(place, day)) for place in layout.places]
+    is_ordered = any(column.not_before for column in layout.columns)
     for line, cells in rows:
         if not layout.is_wanted(cells):
             report.left_out += 1
             continue
         row: list[str | None] = [str(line)]
-        for place in layout.places:
-            try:
-                text = _cell(place, cells, layout.names, line)
-                wrong = cell_problem(place.column, text, day)
-                if wrong and place.index >= 0 and text != cells[place.index]:
-                    wrong += f", from {show(cells[place.index])}"
-            except ConvertError as error:
-                text, wrong = "", f"{show(cells[place.index])}; expected {error}"
+        for place, take in takers:
+            text = cells[place.index] if place.index >= 0 else _made(place, cells, layout, line)
+            written, wrong = take(text)
             if wrong:
                 report.add(line, place.label, wrong)
-                if place.index >= 0 and (told := hint(place.column, cells[place.index].strip())):
+                if told := hint(place.column, text.strip()):
                     report.hints.add(told)
                 report.keys_lost |= place.column.name in layout.key
-            written = None if wrong or not text else text
-            if written and place.column.type.to_sql:
-                written = place.column.type.to_sql(written)
             row.append(written)
-        for problem in order_problems(layout.columns, row[1:], line):
-            report.add(problem.line, problem.column, problem.text)
+        if is_ordered:
+            for problem in order_problems(layout.columns, row[1:], line):
+                report.add(problem.line, problem.column, problem.text)
         yield row
 
 
-def _cell(place: Place, cells: list[str], names: list[str], line: int) -> str:
-    """The text of a column in a row, in the contract's form where it can be; ConvertError."""
-    if place.index >= 0:
-        text = cells[place.index]
-    else:
-        values = {plain(name): cell for name, cell in zip(names, cells, strict=True)}
-        values["line"] = str(line)
-        text = TEMPLATE.sub(lambda part: values[plain(part[1])], place.template)
-    return place.convert(text) if place.convert else text
+def _taker(place: Place, day: date) -> Callable[[str], tuple[str | None, str | None]]:
+    """From a cell of the file to what COPY takes (None: no value), and what is wrong with it.
+
+    Dates, devices and counts come again and again, so that the newest ones are kept; no long ones,
+    of which ten thousand would be a file.
+    """
+
+    def take(cell: str) -> tuple[str | None, str | None]:
+        try:
+            text = place.convert(cell) if place.convert else cell
+        except ConvertError as error:
+            return None, f"{show(cell)}; expected {error}"
+        wrong = cell_problem(place.column, text, day)
+        if wrong:
+            return None, wrong + (f", from {show(cell)}" if text != cell and cell else "")
+        to_sql = place.column.type.to_sql
+        return (to_sql(text) if to_sql else text) if text else None, None
+
+    kept = lru_cache(maxsize=10_000)(take)
+    return lambda cell: kept(cell) if len(cell) <= MAX_CHARACTERS else take(cell)
+
+
+def _made(place: Place, cells: list[str], layout: Layout, line: int) -> str:
+    """The text that a mapping's `make` says."""
+    values = {plain(name): cell for name, cell in zip(layout.names, cells, strict=True)}
+    values["line"] = str(line)
+    return TEMPLATE.sub(lambda part: values[plain(part[1])], place.template)
 
 
 def _csv_rows(path: Path, layout: Layout, report: Report) -> Iterator[tuple[int, list[str]]]:

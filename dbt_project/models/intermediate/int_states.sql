@@ -10,7 +10,10 @@ as_ofs as (
 ),
 
 drops as (
-    select table_name, as_of, min(load_id) as first_load
+    select
+        table_name,
+        as_of,
+        min(load_id) as first_load
     from {{ ref('stg_loads') }}
     where table_name in ({{ looked_up_states() }})
     group by table_name, as_of

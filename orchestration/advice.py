@@ -22,6 +22,7 @@ OPTIONS = {
     "DROP": "",
     "FULL": "--full",
     "KNOWN_AT": "--known-at ",
+    "LABELS": "--labels ",
     "RECOMPUTE": "--recompute",
     "QUARANTINE": "--quarantine",
     "SERVICE": "--service ",

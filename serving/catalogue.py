@@ -167,6 +167,7 @@ class Catalogue:
 
         Raises:
             UnknownFeatureError: a reference names no feature of the registry.
+            RefusedError: they cannot be answered together, or there are none.
         """
         key = tuple(references)
         if key not in self.asked:
@@ -226,7 +227,7 @@ def read_catalogue(blob: bytes, project: str, version: int = 0) -> Catalogue:
             on_demand = of_service(registry, project, proto.spec.name)
             about = proto.spec.description
             services[proto.spec.name] = _service(proto.spec.name, about, taken, views, on_demand)
-        except _RefusedError as reason:
+        except RefusedError as reason:
             refused[proto.spec.name] = str(reason)
     entities: dict[str, Mapping[str, str]] = {
         entity: keys
@@ -237,7 +238,7 @@ def read_catalogue(blob: bytes, project: str, version: int = 0) -> Catalogue:
     return Catalogue(version, updated_at, services, refused, entities, views)
 
 
-class _RefusedError(Exception):
+class RefusedError(Exception):
     """Why a feature service cannot be served from typed rows."""
 
 
@@ -275,14 +276,14 @@ def _service(
     for part in taken:
         view = known.get(part.view)
         if view is None:
-            raise _RefusedError(f"{part.view} is no plain feature view")
+            raise RefusedError(f"{part.view} is no plain feature view")
         kinds = _keys(view)
         if not kinds:
-            raise _RefusedError(f"{part.view} has no join key, or one that is no id")
+            raise RefusedError(f"{part.view} has no join key, or one that is no id")
         keys = {key: part.renamed.get(key, key) for key in kinds}
         for key, column in keys.items():
             if columns.setdefault(column, kinds[key]) != kinds[key]:
-                raise _RefusedError(f"{column} is of two types")
+                raise RefusedError(f"{column} is of two types")
         answered = [c.name for c in part.columns]
         # Feast's own rule for full names, applied only where short ones collide
         features = [
@@ -312,9 +313,9 @@ def _service(
         )
         lookups.append(Lookup(part.view, keys, [PUBLISHED_AT, *(f.column for f in features)]))
     if not names and not on_demand:
-        raise _RefusedError("it has no features")
+        raise RefusedError("it has no features")
     if len({(lookup.view, *lookup.keys.values()) for lookup in lookups}) < len(lookups):
-        raise _RefusedError("it takes a feature view twice")
+        raise RefusedError("it takes a feature view twice")
     statement = select_vectors(lookups, columns).as_bytes()
     meaning = [(v.shown, v.ttl_seconds, [(f.name, f.kind) for f in v.features]) for v in views]
     code = [v.feature_transformation.udf_string for v in on_demand.views] if on_demand else []

@@ -63,7 +63,7 @@ class EntityBatch(_Model):
             max_length=MOST_IDS,
             description="Join key -> value, and what an on-demand feature needs; a row an entity, "
             "answered in this order.",
-            examples=[[{"user_id": "7590-VHVEG", "device_id": "d1"}]],
+            examples=[[{"user_id": "7590-VHVEG"}]],
         ),
     ]
     service: Annotated[

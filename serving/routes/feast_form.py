@@ -20,7 +20,7 @@ from fastapi import Body, FastAPI, Response
 
 from serving import metrics, schemas
 from serving.answers import EPOCH_2000, encode, on_demand
-from serving.catalogue import CLOCKS, Row, Service, UnknownFeatureError, View
+from serving.catalogue import CLOCKS, RefusedError, Row, Service, UnknownFeatureError, View
 from serving.problems import Problem, documented
 from serving.routes.features import JSON
 from serving.routes.keys import columns, of_json, request_of
@@ -56,6 +56,9 @@ def add(app: FastAPI, state: State) -> None:
             except UnknownFeatureError as unknown:
                 detail = f"There is no feature {str(unknown.args[0])[:200]}."
                 raise Problem(404, "unknown-feature", detail) from None
+            except RefusedError as refused:
+                detail = f"Name a feature_service, or features that go together: {refused}."
+                raise Problem(422, "bad-body", detail) from None
 
         def of(service: Service) -> Sequence[Sequence[Any]]:
             wanted = [{key: row[key] for key in service.keys if key in row} for row in rows]

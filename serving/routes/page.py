@@ -24,7 +24,9 @@ UserIdPath = Annotated[
     str,
     BeforeValidator(decoded),
     PathParameter(
-        pattern=schemas.USER_ID_PATTERN, max_length=MAX_CHARACTERS, examples=["7590-VHVEG"]
+        max_length=MAX_CHARACTERS,
+        examples=["7590-VHVEG"],
+        json_schema_extra={"pattern": schemas.USER_ID_PATTERN},  # it is checked by `decoded`
     ),
 ]
 

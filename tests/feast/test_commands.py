@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 
 from feast import FeatureStore
@@ -49,7 +51,8 @@ def test_online_equals_offline_for_every_user_and_value_of_the_sample(sample):
     store = FeatureStore(repo_path=str(REPO))
     service = store.get_feature_service("all_features")
     with sample.connect() as connection:
-        views = [view.name for view in store.list_feature_views()]
+        every = store.list_feature_views()
+        views = [view.name for view in every if view.join_keys == ["user_id"]]
         as_of, users = connection.execute(
             "select as_of, array_agg(user_id order by user_id) from published.user_features_latest"
             " where as_of = (select max(as_of) from published.user_features_latest) group by as_of"
@@ -73,11 +76,21 @@ def test_online_equals_offline_for_every_user_and_value_of_the_sample(sample):
     compared = 0
     for view in views:
         for feature in store.get_feature_view(view).features:
-            column = online[f"{view}__{feature.name}"]
-            assert column == [offline[view][user][feature.name] for user in users], feature.name
+            column = [_as_json(value) for value in online[f"{view}__{feature.name}"]]
+            wanted = [offline[view][user][feature.name] for user in users]
+            assert column == wanted, feature.name
             compared += len(column)
     assert compared == len(users) * sum(len(store.get_feature_view(v).features) for v in views)
-    assert [result.compared for result in audit()] == [len(users)] * 5
+    compared_of = {result.view: result.compared for result in audit()}
+    assert {name: compared_of[name] for name in views} == dict.fromkeys(views, len(users))
+    assert compared_of.keys() == {view.name for view in every}
+
+
+def _as_json(value):
+    """As to_jsonb has it; Feast gives a date as its midnight."""
+    if isinstance(value, Decimal):
+        return float(value)
+    return f"{value:%Y-%m-%d}" if isinstance(value, datetime) else value
 
 
 def test_the_sample_as_a_training_set_equals_what_is_online(sample):

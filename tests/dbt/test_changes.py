@@ -113,6 +113,40 @@ def test_a_feature_tried_and_taken_back_shows_nowhere(built: Built, project: Pro
     assert everything() == before
 
 
+def test_the_yaml_may_list_features_in_another_order_and_none_may_be_left_out(
+    built: Built, project: Project
+):
+    """Else one feature's values would stand under another's name, or a feature nowhere."""
+    folder = project()
+    day = "date '2024-01-01' + measured.active_days_30d::int as first_day"
+    add_feature(folder, "label", f"{day},\n        'x' || measured.active_days_30d", "text")
+    schema = folder / f"{USAGE}.yml"
+    contract = yaml.safe_load(schema.read_text())
+    column = {"name": "first_day", "data_type": "date", "description": "For this test."}
+    contract["models"][0]["columns"].append(column)
+    schema.write_text(yaml.safe_dump(contract))
+    assert build(folder).success
+    columns_of_it = contract["models"][0]["columns"]
+    columns_of_it[4:] = reversed(columns_of_it[4:])
+    schema.write_text(yaml.safe_dump(contract))
+    before = everything()
+    built.deliver()
+    outcome = build(folder)
+    assert outcome.success, outcome.output[-3000:]
+    assert everything() != before
+    assert rows(
+        "select count(*) from published.usage_features_latest"
+        " where label is distinct from 'x' || (first_day - date '2024-01-01')"
+        " or first_day <> date '2024-01-01' + active_days_30d::int"
+    ) == [(0,)]
+
+    before = everything()
+    columns_of_it[:] = [column for column in columns_of_it if column["name"] != "label"]
+    schema.write_text(yaml.safe_dump(contract))
+    assert not build(folder).success
+    assert everything() == before
+
+
 def test_a_failed_feature_is_computed_for_all_when_it_comes_again(built: Built, project: Project):
     folder = project()
     in_range = {"in_range": {"arguments": {"at_most": 50}}}

@@ -3,7 +3,7 @@
     the rows that differ from their newest published version (null-safe, all columns), stamped with
     this build's known_at; and a retraction for each considered pair that is no longer in `final`.
 
-    final   CTE with the join keys, as_of and every feature column of the contract, in that order
+    final   CTE with the join keys, as_of and every feature column of the contract, and no other
     pairs   CTE with the pairs that this build considers; a superset of those in `final`
 -#}
 {% macro versions(final, pairs) %}
@@ -37,14 +37,18 @@ newest as (
 ),
 
 versions as (
-    select {{ final }}.*, {{ known_at }} as known_at, false as is_retracted
+    select {{ columns_of(final, pair + features) }}, {{ known_at }} as known_at, false as is_retracted
     from {{ final }}
     left join newest on {{ same(pair, final, 'newest') }}
     where
-        newest.as_of is null or newest.is_retracted
-        {%- for name in features %}
-        or {{ differs(final ~ '.' ~ name, 'newest.' ~ name, model.columns[name].data_type) }}
-        {%- endfor %}
+        -- Always so; it does not parse where `{{ final }}` has a column that the YAML does not name.
+        row({{ final }}.*) is distinct from row({{ (['null'] * (pair + features) | length) | join(', ') }})
+        and (
+            newest.as_of is null or newest.is_retracted
+            {%- for name in features %}
+            or {{ differs(final ~ '.' ~ name, 'newest.' ~ name, model.columns[name].data_type) }}
+            {%- endfor %}
+        )
 
     union all
 

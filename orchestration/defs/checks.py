@@ -12,7 +12,7 @@ import dagster as dg
 from data.database import Database
 from orchestration import steps
 from orchestration.defs.assets import RETRY, feast_manifest, month_bounds, told, views
-from orchestration.report.drift import Drift, drift
+from orchestration.report.drift import Drift, as_ofs, drift
 from orchestration.report.page import p_text
 
 
@@ -70,17 +70,12 @@ def drifted(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckRes
     month = context.run.tags.get("dagster/partition")
     with Database().connect() as connection:
         start, end = month_bounds(month) if month else (None, None)
-        known = [
-            row[0]
-            for row in connection.execute(
-                "select distinct as_of from published.user_features_latest"
-                " where %(end)s::timestamptz is null or as_of < %(end)s order by 1 desc limit 2",
-                {"end": end},
-            ).fetchall()
-        ]
+        tables = feast_manifest().tables
+        there = as_ofs(connection, tables)
+        known = [as_of for as_of in reversed(there) if end is None or as_of < end][:2]
         found: list[Drift] = []
         if len(known) == 2 and (start is None or known[0] >= start):
-            found = drift(connection, feast_manifest().tables, known[1], known[0])
+            found = drift(connection, tables, known[1], known[0])
     for name in views():
         mine = [d for d in found if d.table == name]
         moved = [d for d in mine if d.moved]

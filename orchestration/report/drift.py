@@ -7,6 +7,8 @@ A feature *moved* when both hold:
 - that is no accident: the p-value of the two-sample Kolmogorov-Smirnov test (numbers) or of the
   chi-square test of homogeneity (categories), after Holm's correction over all features, < 0.01.
 
+An instant or a date is compared by its age, in days before as_of.
+
 With many users everything is significant, and with few everything is far: each alone would cry
 wolf. Null counts as a value of its own, below all numbers, so that a column that empties moves.
 The same users are in both snapshots and KS takes them for independent, and numbers with many ties
@@ -31,7 +33,8 @@ from streamflow_feast.dbt.manifest import Column, FeatureTable
 ALPHA = 0.01  # of all features together
 LEAST_DISTANCE = 0.03  # share of users
 PSI_BANDS = ((0.1, "slight"), (0.25, "moderate"), (math.inf, "large"))
-NUMBERS = ("bigint", "integer", "double precision", "real")
+NUMBERS = ("bigint", "integer", "double precision", "real", "numeric")
+INSTANTS = ("date", "timestamp with time zone")
 BARS = 14  # of a plot
 
 
@@ -105,9 +108,13 @@ def _changes(
     ]
     row = connection.execute(
         sql.SQL(
-            "select count(*), {} from {relation} a join {relation} b using (user_id)"
+            "select count(*), {} from {relation} a join {relation} b using ({keys})"
             " where a.as_of = %s and b.as_of = %s"
-        ).format(sql.SQL(", ").join(differing), relation=_latest(table)),
+        ).format(
+            sql.SQL(", ").join(differing),
+            relation=_latest(table),
+            keys=sql.SQL(", ").join(map(sql.Identifier, table.entity.keys)),
+        ),
         [before, now],
     ).fetchone()
     assert row is not None
@@ -117,8 +124,34 @@ def _changes(
     }
 
 
+def as_ofs(connection: psycopg.Connection, tables: Sequence[FeatureTable]) -> list[datetime]:
+    """Every as_of of those tables that are published, ascending."""
+    each = [
+        sql.SQL("select as_of from {}").format(_latest(table))
+        for table in tables
+        if connection.execute(
+            "select to_regclass(format('published.%%I', %s::text))", [f"{table.name}_latest"]
+        ).fetchone()
+        != (None,)
+    ]
+    if not each:
+        return []
+    found = connection.execute(sql.SQL("{} order by 1").format(sql.SQL(" union ").join(each)))
+    return [as_of for (as_of,) in found]
+
+
 def _latest(table: FeatureTable) -> sql.Identifier:
     return sql.Identifier("published", f"{table.name}_latest")
+
+
+def _value(column: Column) -> sql.Composed:
+    """What is compared of a feature: itself, or the age of an instant in days."""
+    name = sql.Identifier(column.name)
+    if column.type in INSTANTS:
+        return sql.SQL(
+            "(extract(epoch from as_of) - extract(epoch from {}))::double precision / 86400"
+        ).format(name)
+    return sql.SQL("{}").format(name)
 
 
 def _feature(
@@ -134,14 +167,14 @@ def _feature(
         sql.SQL(
             "select {value}, count(*) filter (where as_of = %s), count(*) filter (where as_of = %s)"
             " from {relation} where as_of in (%s, %s) group by 1 order by 1 nulls first"
-        ).format(value=sql.Identifier(column.name), relation=_latest(table)),
+        ).format(value=_value(column), relation=_latest(table)),
         [before, now, before, now],
     ).fetchall()
     values = [value for value, _, _ in counted]
     old = np.array([n for _, n, _ in counted], dtype=np.int64)
     new = np.array([n for _, _, n in counted], dtype=np.int64)
     nulls = (int(old[0]), int(new[0])) if counted and values[0] is None else (0, 0)
-    number = column.type in NUMBERS
+    number = column.type.partition("(")[0] in (*NUMBERS, *INSTANTS)
     measured = _numbers if number else _categories
     distance, p_value, psi_value, bars = (
         measured(values, old, new) if old.sum() and new.sum() else (0.0, 1.0, 0.0, ())
@@ -149,7 +182,7 @@ def _feature(
     return Drift(
         table=table.name,
         feature=column.name,
-        unit=column.unit,
+        unit="days before as_of" if column.type in INSTANTS else column.unit,
         kind="number" if number else "category",
         rows_before=int(old.sum()),
         rows=int(new.sum()),
@@ -190,6 +223,10 @@ def _categories(values: list[object], old: np.ndarray, new: np.ndarray) -> Measu
          float(a), float(b))
         for value, a, b in zip(values, *shares, strict=True)
     ]  # fmt: skip
+    if len(bars) > BARS:  # the most frequent ones are shown, the others together
+        bars.sort(key=lambda bar: -(bar[1] + bar[2]))
+        rest = bars[BARS - 1 :]
+        bars[BARS - 1 :] = [("other", sum(b[1] for b in rest), sum(b[2] for b in rest))]
     distance = float(np.abs(shares[0] - shares[1]).sum() / 2)
     return distance, chi_square_p_value(old, new), psi(old, new), bars
 

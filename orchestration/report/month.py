@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import namedtuple_row
 
-from orchestration.report.drift import Drift, drift
+from orchestration.report.drift import Drift, as_ofs, drift
 from streamflow_feast.dbt.manifest import FeatureTable, manifest_path, read_manifest
 
 
@@ -68,7 +68,7 @@ def read_month(connection: psycopg.Connection, as_of: date) -> Month:
     named = connection.cursor(row_factory=namedtuple_row)
     tables = read_manifest(manifest_path()).tables
     instant = datetime(as_of.year, as_of.month, as_of.day, tzinfo=timezone.utc)
-    known = _as_ofs(connection)
+    known = as_ofs(connection, tables)
     if instant not in known:
         there = ", ".join(f"{day:%Y-%m-%d}" for day in known[-12:]) or "nothing yet"
         raise ReportError(f"no features are published as of {as_of}; there is: {there}")
@@ -89,16 +89,6 @@ def read_month(connection: psycopg.Connection, as_of: date) -> Month:
         drift=drift(connection, tables, before, instant) if before else [],
         tables=tables,
     )
-
-
-def _as_ofs(connection: psycopg.Connection) -> list[datetime]:
-    found = connection.execute("select to_regclass('published.user_features_latest')").fetchone()
-    if found is None or found[0] is None:
-        return []
-    rows = connection.execute(
-        "select distinct as_of from published.user_features_latest order by 1"
-    )
-    return [row[0] for row in rows.fetchall()]
 
 
 def _counts(

@@ -12,7 +12,7 @@ import pytest
 from data.database import Database
 from orchestration import steps
 from orchestration.report import drift, report
-from streamflow_feast.dbt.manifest import Column, FeatureTable
+from streamflow_feast.dbt.manifest import Column, EntityModel, FeatureTable
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "streamflow"
 BEFORE, NOW = (datetime(2024, *day, tzinfo=timezone.utc) for day in ((1, 31), (2, 29)))
@@ -76,7 +76,8 @@ def real_table(database: Database, name: str, file: str, columns: list[str]) -> 
                     kept = [None if value != value else value for value in values]
                     copy.write_row([user, as_of.isoformat(), *kept])
     described = tuple(Column(column, TYPES[column], "", "") for column in columns)
-    return FeatureTable(name, f"model.{name}", "", "", {}, 0, described)
+    user = EntityModel("user", "", {"user_id": "text"})
+    return FeatureTable(name, user, f"model.{name}", "", "", {}, 0, False, described)
 
 
 def test_the_page_holds_all_features_and_opens_offline(sample: Database, tmp_path: Path) -> None:
@@ -86,6 +87,12 @@ def test_the_page_holds_all_features_and_opens_offline(sample: Database, tmp_pat
     for drifted in month.drift:
         assert f">{drifted.feature}<" in page
     assert {table.name for table in month.tables} == set(month.rows)
+    of = {d.feature: d for d in month.drift}
+    assert of["users_30d"].both > 100  # devices, joined by their own key
+    assert (of["last_seen_at"].kind, of["last_seen_at"].unit) == ("number", "days before as_of")
+    assert 0 <= (of["last_seen_at"].mean or -1) < 90
+    assert of["total_paid_exact"].kind == "number"
+    assert all(len(d.bars) <= drift.BARS + 1 for d in month.drift)
     assert month.tests is not None  # of the very build that was published
     assert len(month.tests) == month.publication.tests_run
     assert page.count("<svg") == sum(bool(d.changed or d.moved) for d in month.drift)

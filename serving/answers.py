@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -42,17 +42,22 @@ encode = json.JSONEncoder(
 ).encode
 
 
+def moment(micros: int) -> datetime:
+    """The instant of microseconds since 2000."""
+    return EPOCH_2000 + timedelta(microseconds=micros)
+
+
 def instant(micros: int) -> str:
     """ISO 8601 in UTC of microseconds since 2000, as short as it is exact."""
     try:
-        return (EPOCH_2000 + timedelta(microseconds=micros)).isoformat().replace("+00:00", "Z")
+        return moment(micros).isoformat().replace("+00:00", "Z")
     except OverflowError:  # Postgres' infinity
         return "infinity" if micros > 0 else "-infinity"
 
 
-def micros(moment: datetime) -> int:
+def micros(of: datetime) -> int:
     """Microseconds since 2000 of an aware datetime."""
-    return (moment - EPOCH_2000) // timedelta(microseconds=1)
+    return (of - EPOCH_2000) // timedelta(microseconds=1)
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ class Answers:
         return origin
 
     def one(
-        self, service: Service, who: bytes, row: Row, given: Mapping[str, Any] | None = None
+        self, service: Service, who: bytes, row: Row, given: Mapping[str, Any]
     ) -> tuple[bytes, Origin]:
         """The answer about one entity; `who` are the members that say which, as JSON, and `given`
         what the request brings for on-demand features.
@@ -117,7 +122,7 @@ class Answers:
         if origin.expired:
             features |= dict.fromkeys(origin.expired)
         if service.on_demand:
-            features = on_demand(service, features, given or {})
+            [features] = on_demand(service, [features], [given])
         if service.of_other_form:
             text = _members(features, service.of_other_form)
         else:
@@ -186,27 +191,35 @@ class Answers:
 
 
 def on_demand(
-    service: Service, features: Mapping[str, Any], given: Mapping[str, Any]
-) -> dict[str, Any]:
-    """A row's features as answered: the published ones and those computed from them.
+    service: Service, rows: Sequence[Mapping[str, Any]], given: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The features of rows as answered: the published ones and those computed from them.
 
     Raises:
         Problem: 500, they cannot be computed.
     """
     assert service.on_demand is not None
-    inputs = {}
-    for view in service.views:
-        for feature in view.features:
-            value = features[feature.name]
-            if feature.kind == "timestamp with time zone" and value is not None:
-                value = EPOCH_2000 + timedelta(microseconds=value)
-            inputs[f"{view.shown}:{feature.column}"] = value
+    inputs = [
+        {
+            f"{view.shown}:{feature.column}": _input(feature.kind, features[feature.name])
+            for view in service.views
+            for feature in view.features
+        }
+        for features in rows
+    ]
     try:
-        [computed] = service.on_demand.compute([inputs], [given])
+        computed = service.on_demand.compute(inputs, given)
     except OnDemandError as error:
         detail = "A function of the service's on-demand features failed; the log says how."
         raise Problem(500, "not-computed", detail, log=str(error)) from None
-    return {k: v for k, v in features.items() if k not in service.hidden} | computed
+    return [
+        {name: value for name, value in features.items() if name not in service.hidden} | more
+        for features, more in zip(rows, computed, strict=True)
+    ]
+
+
+def _input(kind: str, value: Any) -> Any:
+    return moment(value) if kind == "timestamp with time zone" and value is not None else value
 
 
 def _json(value: Any) -> str:

@@ -55,14 +55,18 @@ class View:
 
     name: str
     shown: str  # its name in full feature names
-    entity: str
     keys: Mapping[str, str]
-    features: tuple[Feature, ...]
+    features: tuple[Feature, ...]  # as read: hidden ones too
     ttl_seconds: float  # 0: no expiry
     description: str
     lineage: str  # place of the dbt model in dbt's docs, "" where unknown
     first: int  # place of the view's first feature among the service's values
     proto: FeatureViewProto = field(repr=False, compare=False)
+
+    @property
+    def answered(self) -> tuple[Feature, ...]:
+        """The features that are part of an answer."""
+        return tuple(feature for feature in self.features if not feature.hidden)
 
 
 @dataclass(frozen=True)
@@ -110,17 +114,10 @@ class Service:
         return self.on_demand.request if self.on_demand else {}
 
     @cached_property
-    def kinds(self) -> tuple[str, ...]:
-        """Their types in Postgres."""
-        return tuple(feature.kind for view in self.views for feature in view.features)
-
-    @cached_property
     def of_other_form(self) -> dict[str, str]:
         """Features whose values are read in another form than they are answered in -> type."""
         other = ("timestamp with time zone", "jsonb")
-        return {
-            name: kind for name, kind in zip(self.names, self.kinds, strict=True) if kind in other
-        }
+        return {f.name: f.kind for view in self.views for f in view.features if f.kind in other}
 
     @cached_property
     def of_users(self) -> bool:
@@ -264,11 +261,10 @@ def _service(
     taken = [part for part in taken if part.view not in computed]
     names = [column.name for part in taken for column in part.columns]
     twice = {name for name, times in Counter(names).items() if times > 1}
-    inputs = (
-        {view: [name for name, _ in of] for view, of in on_demand.inputs.items()}
-        if on_demand
-        else {}
-    )
+    inputs = {
+        view: [name for name, _ in of]
+        for view, of in (on_demand.inputs if on_demand else {}).items()
+    }
     taken += [Taken(view, view, {}, []) for view in inputs if view not in [p.shown for p in taken]]
     views: list[View] = []
     columns: dict[str, str] = {}
@@ -301,7 +297,6 @@ def _service(
             View(
                 name=part.view,
                 shown=part.shown,
-                entity=_entity(view),
                 keys=keys,
                 features=tuple(features),
                 ttl_seconds=ttl,

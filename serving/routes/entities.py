@@ -9,14 +9,22 @@ from typing import Annotated, Any, Literal
 from fastapi import Body, FastAPI, Path, Query, Request, Response
 
 from serving import metrics, schemas
-from serving.answers import Origin, entity
+from serving.answers import entity
 from serving.catalogue import Service
 from serving.problems import Problem, documented
-from serving.routes.features import CACHING, JSON, ServiceName
+from serving.routes.features import (
+    CACHING,
+    UNKEPT,
+    Made,
+    ServiceName,
+    count,
+    make,
+    response,
+    results,
+)
 from serving.routes.keys import columns, of_json, of_text, request_of, service_of
 from serving.state import State
 
-Made = tuple[bytes, Origin]
 NOT_KEYS = ("service", "on_missing")
 
 
@@ -34,16 +42,9 @@ async def answers_about(
     answers, service, found = await state.read(lambda: state.service(name), keys)
     metrics.STORE_SECONDS.observe(time.perf_counter() - started)
     who = [entity(dict(zip(service.keys, key, strict=True))) for key in zip(*asked, strict=True)]
-    brought = [
-        request_of(service, row, texts=read is of_text) if service.on_demand else None
-        for row in rows
-    ]
+    brought = [request_of(service, row, texts=read is of_text) for row in rows]
     parts = list(zip(who, found, brought, strict=True))
-    made = [answers.one(service, *part) for part in parts]
-    if answers.missing:
-        await state.know(answers)
-        made = [answers.one(service, *part) for part in parts]
-    return service, made
+    return service, await make(state, answers, service, parts)
 
 
 def add(app: FastAPI, state: State) -> None:
@@ -77,9 +78,8 @@ def add(app: FastAPI, state: State) -> None:
         catalogue, settings = state.loaded().catalogue, state.settings
         name = service_of(catalogue, entity, service, settings.service)
         plan, [(body, origin)] = await answers_about(state, name, [row], of_text)
-        _count(request, plan, [(body, origin)], on_missing, [row])
-        headers = dict(CACHING) | ({b"etag": origin.etag} if origin.etag else {})
-        return Response(body, headers={k.decode(): v.decode() for k, v in headers.items()})
+        _require_known(request, plan, [(body, origin)], on_missing, [row])
+        return response(body, [*CACHING, (b"etag", origin.etag)] if origin.etag else CACHING)
 
     @app.post(
         "/entities/features",
@@ -93,22 +93,18 @@ def add(app: FastAPI, state: State) -> None:
         if len(batch.entities) > state.settings.max_ids:
             raise Problem(422, "too-many-ids", f"Ask for {state.settings.max_ids} at most.")
         plan, made = await answers_about(state, batch.service, batch.entities, of_json)
-        _count(request, plan, made, batch.on_missing, batch.entities)
-        body = b'{"results":[%b]}' % b",".join([body for body, _ in made])
-        headers = {name.decode(): value.decode() for name, value in JSON}
-        return Response(body, headers=headers | {"cache-control": "no-store"})
+        _require_known(request, plan, made, batch.on_missing, batch.entities)
+        return response(results(made), UNKEPT)
 
 
-def _count(
+def _require_known(
     request: Request,
     service: Service,
     made: Sequence[Made],
     on_missing: str,
     rows: Sequence[Mapping[str, Any]],
 ) -> None:
-    unknown = [row for row, (_, origin) in zip(rows, made, strict=True) if not origin.found]
-    metrics.count_users(service.name, len(made), len(unknown))
-    request.scope["streamflow_users"] = (len(made), len(unknown))
+    unknown = count(request, service, rows, made)
     if unknown and on_missing == "error":
         detail = f"Nothing is known about {len(unknown)} of the {len(made)} asked for."
         raise Problem(404, "unknown-entity", detail, entities=unknown)

@@ -6,23 +6,20 @@ same one read as all others.
 
 from __future__ import annotations
 
-import base64
 import math
 import time
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
-from decimal import Decimal
 from typing import Annotated, Any
-from uuid import UUID
 
-from fastapi import Body, FastAPI, Response
+from fastapi import Body, FastAPI
 
 from serving import metrics, schemas
-from serving.answers import EPOCH_2000, encode, on_demand
-from serving.catalogue import CLOCKS, RefusedError, Row, Service, UnknownFeatureError, View
+from serving.answers import encode, moment, on_demand
+from serving.catalogue import CLOCKS, RefusedError, Row, Service, UnknownFeatureError
 from serving.problems import Problem, documented
-from serving.routes.features import JSON
+from serving.routes.features import JSON, response
 from serving.routes.keys import columns, of_json, request_of
 from serving.state import State
 from streamflow_feast.online.read import status
@@ -63,15 +60,14 @@ def add(app: FastAPI, state: State) -> None:
         def of(service: Service) -> Sequence[Sequence[Any]]:
             wanted = [{key: row[key] for key in service.keys if key in row} for row in rows]
             keys[:] = columns(service, wanted, of_json)
-            given[:] = [request_of(service, row) if service.on_demand else {} for row in rows]
+            given[:] = [request_of(service, row) for row in rows]
             return keys
 
         started = time.perf_counter()
         _, service, found = await state.read(choose, of)
         metrics.STORE_SECONDS.observe(time.perf_counter() - started)
         metrics.count_users(service.name, len(rows), 0)
-        body = response(service, asked, found, given)
-        return Response(encode(body), headers={n.decode(): v.decode() for n, v in JSON})  # type: ignore[return-value]
+        return response(encode(_body(service, asked, found, given)), JSON)  # type: ignore[return-value]
 
 
 def _rows(entities: dict[str, list[Any]], most: int) -> list[dict[str, Any]]:
@@ -83,7 +79,7 @@ def _rows(entities: dict[str, list[Any]], most: int) -> list[dict[str, Any]]:
     return [dict(zip(entities, row, strict=True)) for row in zip(*entities.values(), strict=True)]
 
 
-def response(
+def _body(
     service: Service,
     asked: schemas.FeastRequest,
     rows: Sequence[Row],
@@ -96,25 +92,26 @@ def response(
     inputs: list[dict[str, Any]] = [{} for _ in rows]
     for number, view in enumerate(service.views):
         start = view.first + CLOCKS * number
-        moments = [None if row[start] is None else _moment(row[start]) for row in rows]
-        stamps = [NEVER if moment is None else _stamp(moment) for moment in moments]
+        as_ofs = [None if row[start] is None else moment(row[start]) for row in rows]
+        stamps = [NEVER if as_of is None else _stamp(as_of) for as_of in as_ofs]
         ttl = timedelta(seconds=view.ttl_seconds) if view.ttl_seconds else None
         for place, feature in enumerate(view.features, start + CLOCKS):
             values, statuses = [], []
-            for row, moment, of_row in zip(rows, moments, inputs, strict=True):
-                told = status(row[place], moment, ttl, now).value
+            for row, as_of, of_row in zip(rows, as_ofs, inputs, strict=True):
+                told = status(row[place], as_of, ttl, now).value
                 value = row[place] if told == "PRESENT" else None
                 of_row[feature.name] = value
                 statuses.append(told)
                 values.append(_native(feature.kind, value))
             if feature.hidden:
                 continue
-            names.append(_name(view, feature.column, asked.full_feature_names))
+            names.append(_name(view.shown, feature.column, asked.full_feature_names))
             results.append({"values": values, "statuses": statuses, "event_timestamps": stamps})
-    for view_, name in service.computed:
-        values = [on_demand(service, *part)[name] for part in zip(inputs, given, strict=True)]
-        names.append(f"{view_}__{name}" if asked.full_feature_names else name)
-        results.append(_present([_native("", value) for value in values]))
+    if service.on_demand:
+        made = on_demand(service, inputs, given)
+        for shown, name in service.computed:
+            names.append(_name(shown, name, asked.full_feature_names))
+            results.append(_present([_native("", features[name]) for features in made]))
     twice = [name for name, times in Counter(names).items() if times > 1]
     if twice:
         detail = f"{twice[0]} is asked for twice. Ask with full_feature_names."
@@ -131,38 +128,28 @@ def _present(values: list[Any]) -> dict[str, Any]:
     }
 
 
-def _name(view: View, column: str, full: bool) -> str:
-    return f"{view.shown}__{column}" if full else column
+def _name(view: str, column: str, full: bool) -> str:
+    return f"{view}__{column}" if full else column
 
 
-def _moment(micros: int) -> datetime:
-    return EPOCH_2000 + timedelta(microseconds=micros)
-
-
-def _stamp(moment: datetime) -> str:
+def _stamp(as_of: datetime) -> str:
     """As protobuf's JSON has it: no more digits than needed, in steps of three."""
-    text = moment.strftime("%Y-%m-%dT%H:%M:%S")
-    if moment.microsecond % 1000:
-        return f"{text}.{moment.microsecond:06}Z"
-    return f"{text}.{moment.microsecond // 1000:03}Z" if moment.microsecond else f"{text}Z"
+    text = as_of.strftime("%Y-%m-%dT%H:%M:%S")
+    if as_of.microsecond % 1000:
+        return f"{text}.{as_of.microsecond:06}Z"
+    return f"{text}.{as_of.microsecond // 1000:03}Z" if as_of.microsecond else f"{text}Z"
 
 
 def _native(kind: str, value: Any) -> Any:
-    """A value as Feast's server puts it into JSON."""
+    """A value as Feast's server puts it into JSON, where that is not as in every other answer."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, list):
         return [_native(kind, each) for each in value]
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    if isinstance(value, Decimal):
-        return format(value, "f")
-    if isinstance(value, UUID):
-        return str(value)
     if isinstance(value, datetime):
         return int(value.timestamp())
     if value is not None and kind == "timestamp with time zone":
-        return int(_moment(value).timestamp())
+        return int(moment(value).timestamp())
     if value is not None and kind == "date":
         return int(datetime(value.year, value.month, value.day, tzinfo=timezone.utc).timestamp())
     return value

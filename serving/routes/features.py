@@ -7,13 +7,13 @@ and answering is done here. Measured: see docs/decisions/0041-lean-routes.md.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import parse_qsl, unquote_to_bytes
 
-from fastapi import FastAPI, Path, Query, Request
+from fastapi import FastAPI, Path, Query, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
 from starlette.routing import BaseRoute
@@ -21,8 +21,8 @@ from starlette.types import Receive, Scope, Send
 
 from data.contract import MAX_CHARACTERS, USER, is_user_id
 from serving import metrics, schemas
-from serving.answers import Origin, user
-from serving.catalogue import Service
+from serving.answers import Answers, Origin, user
+from serving.catalogue import Row, Service
 from serving.gate import answer
 from serving.problems import Headers, Problem, documented
 from serving.routes.keys import request_of
@@ -30,11 +30,15 @@ from serving.schemas import USER_ID_PATTERN, Batch
 from serving.state import State
 
 Answer = tuple[int, Headers, bytes]
+Part = tuple[bytes, Row, Mapping[str, Any]]
+Made = tuple[bytes, Origin]
+Asked = TypeVar("Asked")
 
 PARAMETERS = {"service", "on_missing"}
 JSON: Headers = [(b"content-type", b"application/json")]
 # An answer belongs to the caller, and may be used again once the API has said it is current.
 CACHING: Headers = [*JSON, (b"cache-control", b"private, no-cache")]
+UNKEPT: Headers = [*JSON, (b"cache-control", b"no-store")]
 
 ServiceName = Annotated[
     str | None,
@@ -162,15 +166,11 @@ class Features:
         who, given = user(user_id), request.scope.get("streamflow_given") or {}
         if unknown := given.keys() - plan.request.keys():
             raise _unknown_parameter(unknown, {*PARAMETERS, *plan.request})
-        brought = request_of(plan, given, texts=True) if plan.on_demand else None
-        body, origin = answers.one(plan, who, rows[0], brought)
-        if answers.missing:
-            await state.know(answers)
-            body, origin = answers.one(plan, who, rows[0], brought)
-        metrics.count_users(plan.name, 1, not origin.found)
-        request.scope["streamflow_users"] = (1, int(not origin.found))
-        if not origin.found and on_missing == "error":
-            raise _unknown([user_id])
+        brought = request_of(plan, given, texts=True)
+        [(body, origin)] = made = await make(state, answers, plan, [(who, rows[0], brought)])
+        unknown = count(request, plan, [user_id], made)
+        if unknown and on_missing == "error":
+            raise _unknown(unknown)
         headers = CACHING
         if origin.etag:
             headers = [*headers, (b"etag", origin.etag)]
@@ -195,20 +195,45 @@ class Features:
         if plan.request:
             detail = f"{plan.name} needs {', '.join(plan.request)}: POST /entities/features"
             raise Problem(422, "bad-request-data", detail)
-        who = [user(user_id) for user_id in batch.user_ids]
-        made = [answers.one(plan, *pair) for pair in zip(who, rows, strict=True)]
-        if answers.missing:
-            await state.know(answers)
-            made = [answers.one(plan, *pair) for pair in zip(who, rows, strict=True)]
-        unknown = [
-            u for u, (_, origin) in zip(batch.user_ids, made, strict=True) if not origin.found
+        parts: list[Part] = [
+            (user(u), row, {}) for u, row in zip(batch.user_ids, rows, strict=True)
         ]
-        metrics.count_users(plan.name, len(rows), len(unknown))
-        request.scope["streamflow_users"] = (len(rows), len(unknown))
+        made = await make(state, answers, plan, parts)
+        unknown = count(request, plan, batch.user_ids, made)
         if unknown and batch.on_missing == "error":
             raise _unknown(unknown)
-        body = b'{"results":[%b]}' % b",".join([body for body, _ in made])
-        return 200, [*JSON, (b"cache-control", b"no-store")], body
+        return 200, UNKEPT, results(made)
+
+
+async def make(
+    state: State, answers: Answers, service: Service, parts: Sequence[Part]
+) -> list[Made]:
+    """The answer about each entity: who it is, its row, what the request brings."""
+    made = [answers.one(service, *part) for part in parts]
+    if answers.missing:
+        await state.know(answers)
+        made = [answers.one(service, *part) for part in parts]
+    return made
+
+
+def count(
+    request: Request, service: Service, asked: Sequence[Asked], made: Sequence[Made]
+) -> list[Asked]:
+    """Note how many entities were answered about; those of whom nothing is known."""
+    unknown = [who for who, (_, origin) in zip(asked, made, strict=True) if not origin.found]
+    metrics.count_users(service.name, len(made), len(unknown))
+    request.scope["streamflow_users"] = (len(made), len(unknown))
+    return unknown
+
+
+def results(made: Sequence[Made]) -> bytes:
+    """The body of an answer about several."""
+    return b'{"results":[%b]}' % b",".join([body for body, _ in made])
+
+
+def response(body: bytes | str, headers: Headers) -> Response:
+    """For the routes that FastAPI itself handles."""
+    return Response(body, headers={name.decode(): value.decode() for name, value in headers})
 
 
 def of_users(service: Service, user_ids: Sequence[str]) -> Sequence[str]:

@@ -67,7 +67,7 @@ class PageData:
                 {
                     "as_of": _text(as_of),
                     "known_at": _text(known_at),
-                    "features": {f.name: features.get(f.column) for f in view.features},
+                    "features": {f.name: features.get(f.column) for f in view.answered},
                 }
                 for as_of, known_at, features in rows
             ]
@@ -94,8 +94,8 @@ class PageData:
             share = sql.Literal(100 * COUNTED / max(users, 1))
             # repeatable: both passes see the same users
             part = sql.SQL("{} tablesample bernoulli ({}) repeatable (1)").format(source, share)
-            numbers = [f for f in view.features if _is_number(f)]
-            others = [f for f in view.features if f.type in ("bool", "string")]
+            numbers = [f for f in view.answered if _is_number(f)]
+            others = [f for f in view.answered if f.type in ("bool", "string")]
             relation = part if sampled else source
             features |= await self._numbers(relation, numbers)
             for feature in others:
@@ -208,8 +208,7 @@ def describe(catalogue: Catalogue, settings: Settings) -> CatalogueAnswer:
                                 description=feature.description,
                                 lineage=settings.docs_url.rstrip("/") + view.lineage,
                             )
-                            for feature in view.features
-                            if not feature.hidden
+                            for feature in view.answered
                         ],
                     )
                     for view in service.views

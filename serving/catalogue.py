@@ -16,19 +16,15 @@ from feast.protos.feast.core.FeatureView_pb2 import FeatureView as FeatureViewPr
 from feast.protos.feast.core.Registry_pb2 import Registry
 from feast.value_type import ValueType
 
-from streamflow_feast.kinds import BY_FEAST_TYPE, TYPE_TAG
+from streamflow_feast.dbt.types import KEY_TYPES
 from streamflow_feast.on_demand import OnDemandFeatures, of_service
 from streamflow_feast.online.read import Lookup, select_vectors
+from streamflow_feast.views import type_of
 
 Row = tuple[Any, ...]  # of a service's statement; the clocks are microseconds since 2000
 
 PUBLISHED_AT = "published_at"  # when the row was written online: read like a feature
 REMEMBERED = 100  # lists of features that were asked for
-KEY_TYPES = {
-    ValueType.STRING.value: "text",
-    ValueType.INT64.value: "bigint",
-    ValueType.UUID.value: "uuid",
-}
 CLOCKS = 3  # a row has as_of, known_at and published_at of each view before its features
 
 
@@ -246,8 +242,8 @@ def _entity(view: FeatureViewProto) -> str:
 
 def _keys(view: FeatureViewProto) -> dict[str, str] | None:
     """A view's join keys and their types; none where one has a type that no key can have."""
-    kinds = {c.name: KEY_TYPES.get(c.value_type, "") for c in view.spec.entity_columns}
-    return kinds if all(kinds.values()) else None
+    kinds = {c.name: str(type_of(Field.from_proto(c))) for c in view.spec.entity_columns}
+    return kinds if set(kinds.values()) <= set(KEY_TYPES) else None
 
 
 def _service(
@@ -323,7 +319,7 @@ def _feature(column: Any, name: str, *, hidden: bool = False) -> Feature:
         name=name,
         column=column.name,
         type=ValueType(column.value_type).name.lower(),
-        kind=column.tags.get(TYPE_TAG) or BY_FEAST_TYPE[Field.from_proto(column).dtype],
+        kind=str(type_of(Field.from_proto(column))),
         description=column.description,
         unit=column.tags.get("unit", ""),
         hidden=hidden,

@@ -25,6 +25,8 @@ from psycopg.abc import Buffer
 from psycopg.adapt import Loader
 from psycopg.pq import Format
 
+from streamflow_feast.dbt.types import without_digits
+
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 SECOND = timedelta(seconds=1)
 
@@ -135,7 +137,7 @@ for _name, _kind in KINDS.items():
 
 def kind_of(postgres_type: str) -> Kind:
     """The kind of a contract type, such as numeric(12,2)."""
-    return KINDS[postgres_type.partition("(")[0]]
+    return KINDS[without_digits(postgres_type)]
 
 
 def to_value(postgres_type: str, value: Any) -> Value:

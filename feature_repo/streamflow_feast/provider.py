@@ -29,7 +29,7 @@ from feast.repo_config import RepoConfig
 from feast.types import String
 from feast.utils import make_tzaware
 
-from streamflow_feast.dbt.types import digits
+from streamflow_feast.dbt.types import digits, without_digits
 from streamflow_feast.kinds import kind_of, to_value
 from streamflow_feast.views import type_of
 
@@ -120,7 +120,7 @@ def check(feature_view: FeatureView, frame: pd.DataFrame) -> None:
                 f"push to {feature_view.name}: no column {field.name} (columns: "
                 f"{', '.join(map(str, frame.columns))}). Nothing was written"
             )
-        fits = FITS[kind.partition("(")[0]]
+        fits = FITS[without_digits(kind)]
         for row, value in enumerate(frame[field.name]):
             if _is_null(value):
                 continue  # a key or an instant that is null is refused when it is written
@@ -147,7 +147,7 @@ def _value(field: Field, value: Any) -> Value:
     kind = str(type_of(field))
     if field.dtype == String:
         return Value(string_val=str(UUID(str(value))) if kind == "uuid" else value)
-    return to_value(kind, PYTHON[kind.partition("(")[0]](value))
+    return to_value(kind, PYTHON[without_digits(kind)](value))
 
 
 def _instants(feature_view: FeatureView, frame: pd.DataFrame, name: str) -> list[datetime | None]:

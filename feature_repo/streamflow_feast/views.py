@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 from feast import FeatureView, Field
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 
 from streamflow_feast.dbt.manifest import Column
 from streamflow_feast.dbt.types import KEY_TYPES
-from streamflow_feast.kinds import BY_FEAST_TYPE, KINDS, TYPE_TAG
+from streamflow_feast.kinds import BY_FEAST_TYPE, TYPE_TAG, kind_of, to_value
 from streamflow_feast.tables import View
 
 
@@ -16,7 +20,7 @@ class UnsupportedViewError(ValueError):
 
 def field_of(name: str, postgres_type: str, description: str, tags: dict[str, str]) -> Field:
     """A Feast field of a contract type, which `type_of` gives back."""
-    dtype = KINDS[postgres_type.partition("(")[0]].feast
+    dtype = kind_of(postgres_type).feast
     if BY_FEAST_TYPE[dtype] != postgres_type:
         tags = {**tags, TYPE_TAG: postgres_type}
     return Field(name=name, dtype=dtype, description=description, tags=tags)
@@ -36,6 +40,17 @@ def key_field(name: str, postgres_type: str, description: str) -> Field:
     text = field_of(name, "text", description, {})
     text.tags = {TYPE_TAG: postgres_type}
     return text
+
+
+def entity_key(keys: Mapping[str, str], values: Iterable[Any]) -> EntityKey:
+    """Feast's entity key, of join key -> contract type and their values; a uuid is its text."""
+    return EntityKey(
+        join_keys=list(keys),
+        entity_values=[
+            to_value("text" if kind == "uuid" else kind, str(value) if kind == "uuid" else value)
+            for kind, value in zip(keys.values(), values, strict=True)
+        ],
+    )
 
 
 def type_of(field: Field) -> str | None:

@@ -29,6 +29,7 @@ import psycopg
 from psycopg import sql
 
 from streamflow_feast.dbt.manifest import Column, FeatureTable
+from streamflow_feast.dbt.types import without_digits
 
 ALPHA = 0.01  # of all features together
 LEAST_DISTANCE = 0.03  # share of users
@@ -174,7 +175,7 @@ def _feature(
     old = np.array([n for _, n, _ in counted], dtype=np.int64)
     new = np.array([n for _, _, n in counted], dtype=np.int64)
     nulls = (int(old[0]), int(new[0])) if counted and values[0] is None else (0, 0)
-    number = column.type.partition("(")[0] in (*NUMBERS, *INSTANTS)
+    number = without_digits(column.type) in (*NUMBERS, *INSTANTS)
     measured = _numbers if number else _categories
     distance, p_value, psi_value, bars = (
         measured(values, old, new) if old.sum() and new.sum() else (0.0, 1.0, 0.0, ())

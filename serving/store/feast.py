@@ -13,7 +13,6 @@ from datetime import datetime, timezone
 
 from feast import FeatureView
 from feast.infra.online_stores.helpers import get_online_store_from_config
-from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
 
@@ -21,7 +20,8 @@ from serving.answers import micros
 from serving.catalogue import CLOCKS, Row, Service
 from serving.problems import Problem
 from serving.store.base import KeyColumns, unavailable
-from streamflow_feast.kinds import from_value, to_value
+from streamflow_feast.kinds import from_value
+from streamflow_feast.views import entity_key
 
 log = logging.getLogger("serving.store")
 
@@ -64,16 +64,14 @@ class FeastStore:
             reading.exception()  # seen, so asyncio does not complain about a late failure
 
     def _read(self, service: Service, asked: KeyColumns) -> list[Row]:
-        values_of = {
-            column: [to_value(kind, value) for value in values]
-            for (column, kind), values in zip(service.keys.items(), asked, strict=True)
-        }
+        values_of = dict(zip(service.keys, asked, strict=True))
         rows: list[list[object]] = [[] for _ in asked[0]]
         for view in service.views:
             columns = [feature.column for feature in view.features]
             kinds = [feature.kind for feature in view.features]
+            of = {key: service.keys[column] for key, column in view.keys.items()}
             keys = [
-                EntityKey(join_keys=list(view.keys), entity_values=list(values))
+                entity_key(of, values)
                 for values in zip(*(values_of[c] for c in view.keys.values()), strict=True)
             ]
             table = FeatureView.from_proto(view.proto)

@@ -14,13 +14,14 @@ from uuid import UUID
 
 import httpx
 import pytest
-from feast import Entity, FeatureService, FeatureView, Field, ValueType
+from feast import Entity, FeatureService, FeatureView, Field
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import (
     PostgreSQLSource,
 )
 from feast.types import Array, Decimal, Float64, Int64, Json, String, UnixTimestamp, Uuid
 
 from data.database import Database
+from streamflow_feast.views import key_field
 from tests.serving.hand_made import (
     AS_OF,
     KNOWN_AT,
@@ -58,10 +59,11 @@ insert into online.typed_features values (
 """
 
 
-def view(name: str, keys: dict[str, Any], entity: str, **features: Any) -> FeatureView:
+def view(name: str, keys: dict[str, str], entity: str, **features: Any) -> FeatureView:
+    columns = [key_field(key, kind, "") for key, kind in keys.items()]
     entities = [
-        Entity(name=key, join_keys=[key], value_type=VALUE_TYPES[kind])
-        for key, kind in keys.items()
+        Entity(name=key.name, join_keys=[key.name], value_type=key.dtype.to_value_type())
+        for key in columns
     ]
     fields = [
         Field(name=feature, dtype=kind[0], tags={"postgres_type": kind[1]})
@@ -72,14 +74,11 @@ def view(name: str, keys: dict[str, Any], entity: str, **features: Any) -> Featu
     return FeatureView(
         name=name,
         entities=entities,
-        schema=[*(Field(name=key, dtype=kind) for key, kind in keys.items()), *fields],
+        schema=[*columns, *fields],
         source=PostgreSQLSource(name=name, table=f"published.{name}", timestamp_field="as_of"),
         ttl=timedelta(0),
         tags={"dbt_entity": entity},
     )
-
-
-VALUE_TYPES = {String: ValueType.STRING, Int64: ValueType.INT64, Uuid: ValueType.UUID}
 
 
 @pytest.fixture
@@ -97,11 +96,11 @@ def entities(own_online: Database) -> Database:
             "insert into online.device_features values ('d 1/2', 3, %s, %s, %s)", clocks
         )
     views = feature_views()
-    device = view("device_features", {"device_id": String}, "device", users_30d=Int64)
-    pair = view("pair_features", {"user_id": String, "account_id": Int64}, "pair", share=Float64)
+    device = view("device_features", {"device_id": "text"}, "device", users_30d=Int64)
+    pair = view("pair_features", {"user_id": "text", "account_id": "bigint"}, "pair", share=Float64)
     typed = view(
         "typed_features",
-        {"token": Uuid},
+        {"token": "uuid"},
         "token",
         amount=(Decimal, "numeric(38,4)"),
         day=(UnixTimestamp, "date"),

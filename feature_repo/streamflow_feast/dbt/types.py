@@ -57,6 +57,11 @@ def plain_type(data_type: str | None) -> str:
     return ALIASES.get(base, base) + (parameters or "") + rest
 
 
+def without_digits(kind: str) -> str:
+    """The type's name alone: numeric of numeric(12,2)."""
+    return kind.partition("(")[0]
+
+
 def digits(kind: str) -> tuple[int, int] | None:
     """(precision, scale) of numeric(precision,scale), None for any other type."""
     found = _NUMERIC.fullmatch(kind)

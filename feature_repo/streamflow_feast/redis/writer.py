@@ -10,14 +10,13 @@ import psycopg
 from feast import FeatureView
 from feast.infra.online_stores.helpers import _mmh3, _redis_key
 from feast.infra.online_stores.redis import RedisOnlineStore
-from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
 
 from streamflow_feast.kinds import to_value
 from streamflow_feast.materialize import slice as publish
 from streamflow_feast.materialize.slice import Outcome, Plan
 from streamflow_feast.tables import View
+from streamflow_feast.views import entity_key
 
 BATCH = 2_000  # entities read, compared and written at a time
 
@@ -53,7 +52,8 @@ class RedisWriter:
     def _write(self, rows: Sequence[tuple[Any, ...]]) -> int:
         """Write the (*keys, as_of, known_at, *features) that differ; how many did."""
         count, names = len(self.view.keys), self.view.names
-        keys = [_key(self.view, row[:count]) for row in rows]
+        of = dict(self.view.keys)
+        keys = [entity_key(of, row[:count]) for row in rows]
         stored = self.store.online_read(self.config, self.feature_view, keys, list(names))
         data = []
         for key, row, (was, old) in zip(keys, rows, stored, strict=True):
@@ -78,19 +78,8 @@ class RedisWriter:
             for keys in gone:
                 key = _redis_key(
                     self.config.project,
-                    _key(self.view, keys),
+                    entity_key(dict(self.view.keys), keys),
                     entity_key_serialization_version=version,
                 )
                 pipeline.hdel(key, f"_ts:{name}", *fields)
             return sum(1 for deleted in pipeline.execute() if deleted)
-
-
-def _key(view: View, values: Sequence[Any]) -> EntityKey:
-    """Feast's entity key; a uuid is its text there (see views.key_field)."""
-    return EntityKey(
-        join_keys=view.key_names,
-        entity_values=[
-            Value(int64_val=value) if kind == "bigint" else Value(string_val=str(value))
-            for (_, kind), value in zip(view.keys, values, strict=True)
-        ],
-    )

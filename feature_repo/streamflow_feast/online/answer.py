@@ -44,6 +44,11 @@ class Request(NamedTuple):
     places: list[list[int]]
     length: int
 
+    @property
+    def lookups(self) -> list[Lookup]:
+        """What is wanted of each view."""
+        return [part.lookup for part in self.asked]
+
 
 def key_value(key: str, kind: str, value: Value) -> Any:
     """A join key's value; None for a null, which is nobody's.
@@ -112,7 +117,7 @@ def fill(
     with_versions: bool,
 ) -> None:
     """Put values, statuses and event timestamps into Feast's response, a column a feature."""
-    lookups = [part.lookup for part in request.asked]
+    lookups = request.lookups
     vectors = [split_row(row, lookups) for row in rows]
     now = datetime.now(timezone.utc)
     for number, part in enumerate(request.asked):

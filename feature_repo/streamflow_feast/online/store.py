@@ -134,8 +134,7 @@ class StreamflowOnlineStore(OnlineStore):
     ) -> None:
         """Feast's hook for stores that read several views together."""
         request = asked_for(grouped_refs, join_key_values)
-        lookups = [part.lookup for part in request.asked]
-        rows = self._fetch(config, lookups, request.columns, request.keys) if lookups else []
+        rows = self._fetch(config, request.lookups, request.columns, request.keys)
         fill(
             online_features_response, request, rows, full_feature_names,
             include_feature_view_version_metadata,
@@ -152,12 +151,7 @@ class StreamflowOnlineStore(OnlineStore):
         include_feature_view_version_metadata: bool,
     ) -> None:
         request = asked_for(grouped_refs, join_key_values)
-        lookups = [part.lookup for part in request.asked]
-        rows = (
-            await self._fetch_async(config, lookups, request.columns, request.keys)
-            if lookups
-            else []
-        )
+        rows = await self._fetch_async(config, request.lookups, request.columns, request.keys)
         fill(
             online_features_response, request, rows, full_feature_names,
             include_feature_view_version_metadata,
@@ -170,6 +164,8 @@ class StreamflowOnlineStore(OnlineStore):
         columns: dict[str, str],
         keys: list[list[Any]],
     ) -> list[tuple[Any, ...]]:
+        if not lookups:
+            return []
         query = select_vectors(lookups, columns)
 
         def work(connection: psycopg.Connection) -> list[tuple[Any, ...]]:
@@ -189,6 +185,8 @@ class StreamflowOnlineStore(OnlineStore):
         columns: dict[str, str],
         keys: list[list[Any]],
     ) -> list[tuple[Any, ...]]:
+        if not lookups:
+            return []
         query = select_vectors(lookups, columns)
 
         async def work(connection: psycopg.AsyncConnection) -> list[tuple[Any, ...]]:

@@ -18,18 +18,16 @@ from feast import FeatureStore, ValueType
 from pyarrow import csv
 
 from data.database import Database
-from data.paths import FEATURE_REPO, PROCESSED, code_version
-from streamflow_feast.dbt.publications import published_manifest
+from data.paths import FEATURE_REPO, PROCESSED
 from streamflow_feast.offline.entity_frame import INSTANT
-from streamflow_feast.offline.store import as_known_at
 from streamflow_feast.training import files as training_files
 from streamflow_feast.training.training_set import (
     TrainingSet,
     TrainingSetError,
+    described,
+    features_of,
     instant_of,
-    iso,
-    job_as_then,
-    job_of,
+    names_of,
     resolve_known_at,
 )
 
@@ -50,39 +48,24 @@ def write_for_labels(
     Raises:
         TrainingSetError: the file cannot be read as said above; or see training_set.
     """
-    moment = instant_of(known_at) if known_at else None
     with Database().connect() as connection:
-        publication = resolve_known_at(connection, moment)
+        publication = resolve_known_at(connection, instant_of(known_at) if known_at else None)
     store = FeatureStore(repo_path=str(FEATURE_REPO))
     kinds = {entity.join_key: entity.value_type for entity in store.list_entities()}
     is_query = labels.lstrip().lower().startswith(("select", "with"))
     frame = labels if is_query else read_frame(Path(labels), kinds)
-    with as_known_at(publication.known_at):
-        defined = published_manifest(Database(), publication.known_at) if known_at else None
-        refs, job = (
-            job_of(frame, service) if defined is None else job_as_then(frame, service, defined)
-        )
-        table = job.to_arrow()
+    refs, table = features_of(frame, service, publication, known_at is not None)
     if INSTANT not in table.column_names:
         raise TrainingSetError(f"the query has no column {INSTANT}; name its instants so")
     keys = [column for column in table.column_names if column in kinds]
-    features = [ref.partition(":")[2] for ref in refs]
+    features = names_of(refs)
     others = [c for c in table.column_names if c not in (*keys, INSTANT, *features)]
     if not is_query:  # of an on-demand feature, what it is computed from is there as well
         others = [column for column in others if column in frame]
     table = table.select([*keys, INSTANT, *features, *others])
     table = table.sort_by([(column, "ascending") for column in (*keys, INSTANT)])
-    manifest = {
-        "labels": labels if is_query else Path(labels).name,
-        "known_at": None if moment is None else iso(moment),
-        "publication": publication.told(),
-        "feature_service": service,
-        "features": refs,
-        "code_version": code_version(),
-        "rows": table.num_rows,
-        "snapshots": {},
-        "nulls": {column: table.column(column).null_count for column in table.column_names},
-    }
+    head = {"labels": labels if is_query else Path(labels).name}
+    manifest = head | described(table, refs, service, publication, known_at, {})
     return TrainingSet(table, manifest, training_files.write(table, manifest, out, name))
 
 

@@ -117,22 +117,35 @@ def write_training_set(
     labelled = pc.is_valid(entities.column(LABEL))
     wanted = entities if keep_unlabelled else entities.filter(labelled)
     refs, table = _with_features(wanted, service, publication, known_at is not None)
-    manifest = {
-        "as_of": [iso(instant) for instant in snapshots],
+    head = {"as_of": [iso(instant) for instant in snapshots]}
+    counts = {
+        iso(instant).removesuffix("T00:00:00Z"): _counts(entities, table, instant)
+        for instant in snapshots
+    }
+    manifest = head | described(table, refs, service, publication, known_at, counts)
+    files = training_files.write(table, manifest, out, name)
+    return TrainingSet(table, manifest, files)
+
+
+def described(
+    table: pa.Table,
+    refs: list[str],
+    service: str,
+    publication: Publication,
+    known_at: str | datetime | None,
+    snapshots: dict[str, Any],
+) -> dict[str, Any]:
+    """What the manifest of any set says of it, beside how its rows were chosen."""
+    return {
         "known_at": None if known_at is None else iso(instant_of(known_at)),
         "publication": publication.told(),
         "feature_service": service,
         "features": refs,
         "code_version": code_version(),
         "rows": table.num_rows,
-        "snapshots": {
-            iso(instant).removesuffix("T00:00:00Z"): _counts(entities, table, instant)
-            for instant in snapshots
-        },
+        "snapshots": snapshots,
         "nulls": {column: table.column(column).null_count for column in table.column_names},
     }
-    files = training_files.write(table, manifest, out, name)
-    return TrainingSet(table, manifest, files)
 
 
 def resolve_known_at(connection: psycopg.Connection, known_at: datetime | None) -> Publication:
@@ -269,27 +282,41 @@ def _with_features(
     as they are now.
     """
     frame = entities.rename_columns(["user_id", "event_timestamp", LABEL]).to_pandas()
-    with as_known_at(publication.known_at):
-        defined = published_manifest(Database(), publication.known_at) if as_then else None
-        try:
-            chosen, job = (
-                job_of(frame, service) if defined is None else job_as_then(frame, service, defined)
-            )
-        except RequestDataNotFoundInEntityDfException as lacking:
-            raise TrainingSetError(
-                f"{service} has features that are computed from what a request brings, and a "
-                f"snapshot has no request: {lacking}. Use get_historical_features with a frame of "
-                "your own that has it, or name another service"
-            ) from None
-    table = job.to_arrow()
-    # Of an on-demand feature, what it is computed from is there as well.
-    names = [ref.partition(":")[2] for ref in chosen]
+    try:
+        chosen, table = features_of(frame, service, publication, as_then)
+    except RequestDataNotFoundInEntityDfException as lacking:
+        raise TrainingSetError(
+            f"{service} has features that are computed from what a request brings, and a "
+            f"snapshot has no request: {lacking}. Use get_historical_features with a frame of "
+            "your own that has it, or name another service"
+        ) from None
+    names = names_of(chosen)
     table = table.select(["user_id", "event_timestamp", *names, LABEL])
     table = table.rename_columns(["user_id", "as_of", *names, LABEL])
     # A column of nulls alone has lost its type on the way through pandas.
     table = table.set_column(len(names) + 2, LABEL, table.column(LABEL).cast(pa.bool_()))
     ordered = table.sort_by([("user_id", "ascending"), ("as_of", "ascending")])
     return chosen, ordered
+
+
+def features_of(
+    frame: pd.DataFrame | str, service: str, publication: Publication, as_then: bool
+) -> tuple[list[str], pa.Table]:
+    """A service's features, as view:feature, and the frame with them, as that publication had them.
+
+    Of an on-demand feature, what it is computed from is there as well.
+    """
+    with as_known_at(publication.known_at):
+        defined = published_manifest(Database(), publication.known_at) if as_then else None
+        refs, job = (
+            _job(frame, service) if defined is None else _job_as_then(frame, service, defined)
+        )
+    return refs, job.to_arrow()
+
+
+def names_of(refs: list[str]) -> list[str]:
+    """The columns of features that are given as view:feature."""
+    return [ref.partition(":")[2] for ref in refs]
 
 
 def _refs(service: FeatureService) -> list[str]:
@@ -301,7 +328,7 @@ def _refs(service: FeatureService) -> list[str]:
     ]
 
 
-def job_of(frame: pd.DataFrame | str, service: str) -> tuple[list[str], RetrievalJob]:
+def _job(frame: pd.DataFrame | str, service: str) -> tuple[list[str], RetrievalJob]:
     """The features of a service of Feast's registry, and what Feast gives for it."""
     from feast import FeatureStore
 
@@ -314,7 +341,7 @@ def job_of(frame: pd.DataFrame | str, service: str) -> tuple[list[str], Retrieva
     return _refs(features), store.get_historical_features(frame, features)
 
 
-def job_as_then(
+def _job_as_then(
     frame: pd.DataFrame | str, service: str, defined: Manifest
 ) -> tuple[list[str], RetrievalJob]:
     """The same for the definitions of an earlier publication, which the registry has no more. Of

@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     ):
         step = commands.add_parser(name, help=text)
         step.add_argument("--recompute", action="store_true", help="every pair")
-        step.add_argument("--cadence", choices=["drops", "month", "week", "day"])
+        step.add_argument("--cadence", choices=["drops", "month", "week", "day", "hour"])
         step.add_argument("--allow-leaving", type=int, metavar="N", help="let N users leave")
     commands.add_parser("docs", help="dbt's documentation as one page")
     commands.add_parser("apply", help="feast apply")

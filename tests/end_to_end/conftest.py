@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -121,3 +122,23 @@ def project_copy(tmp_path: Path) -> Path:
 
     shutil.copytree(ROOT, copy, ignore=leave_out)
     return copy
+
+
+@pytest.fixture
+def own_copy(
+    project_copy: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    free_port: Callable[[], int],
+    session_folder: Path,
+    shell: Shell,
+) -> Iterator[Path]:
+    """The copy with an environment, where `make` runs, and a database server of its own."""
+    if not (ROOT / ".venv" / ".runtime").exists():
+        pytest.fail("`make` in a copy needs the environment that `make test` makes")
+    (project_copy / ".venv").symlink_to(ROOT / ".venv")
+    monkeypatch.setenv("STREAMFLOW_STATE", str(session_folder / f"{uuid4().hex[:8]}-state"))
+    monkeypatch.setenv("STREAMFLOW_PG_PORT", str(free_port()))
+    monkeypatch.delenv("DBT_TARGET_PATH")  # nothing set: where dbt itself would put it
+    monkeypatch.delenv("DBT_LOG_PATH")
+    yield project_copy
+    shell("make down", project_copy)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,21 +26,9 @@ def block(language: str) -> str:
 
 
 @pytest.fixture
-def walk(
-    project_copy: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    free_port: Callable[[], int],
-    session_folder: Path,
-    shell: Callable[..., str],
-) -> Iterator[Callable[[str], str]]:
+def walk(own_copy: Path, shell: Callable[..., str]) -> Callable[[str], str]:
     """Runs commands in a copy of the project, on a database server of its own."""
-    (project_copy / ".venv").symlink_to(ROOT / ".venv")
-    monkeypatch.setenv("STREAMFLOW_STATE", str(session_folder / "add-a-table-state"))
-    monkeypatch.setenv("STREAMFLOW_PG_PORT", str(free_port()))
-    monkeypatch.delenv("DBT_TARGET_PATH")
-    monkeypatch.delenv("DBT_LOG_PATH")
-    yield lambda commands: shell(f"set -e\n{commands}", project_copy)
-    shell("make down", project_copy)
+    return lambda commands: shell(f"set -e\n{commands}", own_copy)
 
 
 def write_files(project: Path) -> list[str]:

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,36 +43,24 @@ def test_every_make_target_it_names_exists() -> None:
 
 @pytest.fixture
 def walk(
-    project_copy: Path,
+    own_copy: Path,
     monkeypatch: pytest.MonkeyPatch,
     free_port: Callable[[], int],
-    session_folder: Path,
     shell: Callable[..., str],
-) -> Iterator[Callable[[str], str]]:
+) -> Callable[[str], str]:
     """Runs a block in a copy of the project, on a database server and ports of its own."""
-    if not (ROOT / ".venv" / ".runtime").exists():
-        pytest.fail("the README's `make` commands need the environment that `make test` makes")
-    (project_copy / ".venv").symlink_to(ROOT / ".venv")
     api = free_port()
-    for name, value in {
-        "STREAMFLOW_STATE": session_folder / "readme-state",
-        "STREAMFLOW_PG_PORT": free_port(),
-        "STREAMFLOW_API_PORT": api,
-        "STREAMFLOW_API_DOCS_URL": f"http://127.0.0.1:{free_port()}/",
-    }.items():
-        monkeypatch.setenv(name, str(value))
-    monkeypatch.delenv("DBT_TARGET_PATH")  # nothing set: where dbt itself would put it
-    monkeypatch.delenv("DBT_LOG_PATH")
+    monkeypatch.setenv("STREAMFLOW_API_PORT", str(api))
+    monkeypatch.setenv("STREAMFLOW_API_DOCS_URL", f"http://127.0.0.1:{free_port()}/")
 
     def run(block: str) -> str:
         commands = block.replace("localhost:8000", f"127.0.0.1:{api}")
         if not any((Path(p) / "curl").exists() for p in os.environ["PATH"].split(os.pathsep)):
             fetch = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1]).read().decode())"
             commands = f'curl() {{ python -c "{fetch}" "$1"; }}\n{commands}'
-        return shell(f"set -e\n{commands}", project_copy)
+        return shell(f"set -e\n{commands}", own_copy)
 
-    yield run
-    shell("make down", project_copy)
+    return run
 
 
 def last_json(output: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pytest
 from data import paths
 from data.database import Database
 from orchestration import steps
-from orchestration.__main__ import main
+from orchestration.__main__ import main, parser
 from orchestration.steps import StepError
 from streamflow_feast.dbt.manifest import manifest_path
 from tests.orchestration.conftest import as_ofs
@@ -208,3 +208,12 @@ def test_a_vector_of_what_is_no_user_id_is_refused() -> None:
 def test_a_bug_keeps_its_traceback() -> None:
     with pytest.raises(TypeError), steps.told_as("build", "make build"):
         raise TypeError("no command repairs this")
+
+
+def test_every_cadence_that_dbt_knows_can_be_asked_for() -> None:
+    start_build = paths.DBT_PROJECT / "macros" / "build" / "start_build.sql"
+    (known,) = re.findall(r"set known = \[(.*?)\]", start_build.read_text())
+    cadences = re.findall(r"'(\w+)'", known)
+    assert "hour" in cadences
+    for cadence in cadences:
+        assert parser().parse_args(["build", "--cadence", cadence]).cadence == cadence

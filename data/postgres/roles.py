@@ -79,7 +79,7 @@ def _serve(connection: psycopg.Connection, serving: sql.Identifier) -> None:
 
 
 def _have(connection: psycopg.Connection, role: str) -> None:
-    """Make a role that cannot log in, unless it is there; another database may make it meanwhile."""
+    """Make a role that cannot log in, unless it is there, also where two set-ups do so at once."""
     if not connection.execute("select from pg_roles where rolname = %s", [role]).fetchone():
         raced = psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation
         with contextlib.suppress(*raced), connection.transaction():

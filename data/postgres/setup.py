@@ -1,4 +1,4 @@
-"""Everything in the database that exists before the first drop: schemas, ledger, raw tables, roles."""
+"""Everything in the database that exists before the first drop: schemas, ledger, tables, roles."""
 
 from __future__ import annotations
 

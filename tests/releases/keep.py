@@ -1,6 +1,6 @@
 """Keep what this release writes, for later ones to upgrade: python -m tests.releases.keep 0.1
 
-Writes beside this file `<release>.sql.gz`, a plain dump of a small database with three publications,
+Writes beside this file `<release>.sql.gz`, a plain dump of a small database of three publications,
 and `<release>.json`, what it answers: a checksum of every published view, and of training sets as
 known at each publication. To be run once, with the code of the release, when it is made.
 """
@@ -23,7 +23,7 @@ AS_OF = "2024-01-31,2024-02-29"
 
 
 def answers() -> dict[str, Any]:
-    """What the database says: to readers of each published view, and as known at each publication."""
+    """What the database says: in each published view, and as known at each publication."""
     from data.database import Database
     from orchestration import steps
 
@@ -86,8 +86,8 @@ def fill(folder: Path) -> None:
     from data.__main__ import main as data
     from orchestration import steps
 
-    arguments = "--users 24 --months 3 --seed 7 --sessions 4".split()
-    assert not data(["generate", "--to", str(folder), *arguments])
+    few = ["--users", "24", "--months", "3", "--seed", "7", "--sessions", "4"]
+    assert not data(["generate", "--to", str(folder), *few])
     drops = sorted(folder.iterdir())
     for drop in drops:
         if drop is drops[-1]:
@@ -130,9 +130,8 @@ def main(release: str) -> None:
             ],
             capture_output=True, check=True,
         )  # fmt: skip
-        with (FOLDER / f"{release}.sql.gz").open("wb") as file:
-            with gzip.GzipFile("", "wb", 9, file, mtime=0) as packed:
-                packed.write(dumped.stdout)
+        packed = gzip.compress(dumped.stdout, 9, mtime=0)
+        (FOLDER / f"{release}.sql.gz").write_bytes(packed)
     finally:
         server.stop("immediate")
         shutil.rmtree(server.home, ignore_errors=True)

@@ -134,6 +134,15 @@ prune: $(VENV)/.runtime ## old replaced versions and rows; says what KNOWN_AT st
 	@$(call need,KEEP,make prune KEEP=2years)
 	@$(RUN) prune --keep $(call typed,KEEP)
 
+.PHONY: backup
+backup: $(VENV)/.runtime ## the whole database in one file   [TO=data/processed/backups/...]
+	@$(RUN) backup $(call option,TO,--to)
+
+.PHONY: restore
+restore: $(VENV)/.runtime ## an empty database from a backup   FROM=<file>
+	@$(call need,FROM,make restore FROM=<file of make backup>)
+	@$(RUN) restore --from $(call typed,FROM)
+
 ##@ Develop
 
 # As many processes as there are cores, each with a database server of its own. ARGS="-n 0": one.

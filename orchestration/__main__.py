@@ -56,6 +56,8 @@ PASSED_ON = {
     "training-set": "features and labels of a snapshot, as CSV and parquet",
     "leak-check": "do the models look into the future?",
     "report": "freshness, tests and drift of a month as one HTML page",
+    "backup": "the whole database in one file",
+    "restore": "a database that holds nothing yet, from such a file",
     "prune": "let go of versions and rows that nobody can ask for any more",
     "erase": "take a user, or another entity, out of everything that is kept",
     "dagster": "Dagster's UI and daemon on this machine",
@@ -134,6 +136,10 @@ def run(options: argparse.Namespace, rest: list[str]) -> int | None:
         from orchestration.report.report import main as report
 
         return report(rest)
+    elif options.step in ("backup", "restore"):
+        from orchestration.upkeep.backup import main as backup
+
+        return backup([options.step, *rest])
     elif options.step == "prune":
         from orchestration.upkeep.prune import main as prune
 

@@ -27,6 +27,7 @@ from data.load.load import LOAD_LOCK
 from data.paths import DROPS, FEATURE_REPO, PROCESSED, code_version
 from orchestration.steps import say
 from orchestration.upkeep.erase_files import Erased, rewrite
+from orchestration.upkeep.erased_list import keep_list
 from orchestration.upkeep.waiting import BUILD_LOCK, wait_for_build
 from orchestration.upkeep.whom import Entity, EraseError, Ids, entities, read_ids
 from streamflow_feast.dbt.manifest import read_manifest
@@ -80,6 +81,7 @@ def erase(
             outcome.found[f"{folder.name}/{file.relative_to(folder)}"] += rows
     with settings.connect() as connection:
         _end(connection, outcome)
+        keep_list(connection, folders[0])
     return outcome
 
 
@@ -282,13 +284,15 @@ def _listed(connection: psycopg.Connection, known: Mapping[str, Entity]) -> Eras
 def readmit(entity: Entity, ids: Ids) -> int:
     """Take ids off the list, so that the loader takes their rows again; how many were on it."""
     with Database().connect() as connection:
-        return sum(
+        taken = sum(
             connection.execute(
                 "delete from raw.erased where entity = %s and hash = raw.hash_of(%s, variadic %s)",
                 [entity.listed_as, entity.listed_as, list(keys)],
             ).rowcount
             for keys in ids
         )
+        keep_list(connection, PROCESSED)
+        return taken
 
 
 @command

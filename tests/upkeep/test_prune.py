@@ -109,8 +109,8 @@ def test_what_is_gone_cannot_be_asked_for(sample: Database, tmp_path: Path) -> N
     )
     before = known_at - timedelta(seconds=1)
     with pytest.raises(steps.StepError, match="cannot be told any more"):
-        steps.training_set(["2024-01-31"], known_at=before.isoformat(), out=tmp_path)
-    assert not list(tmp_path.iterdir())
+        steps.training_set(["2024-01-31"], known_at=before.isoformat(), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
     assert steps.training_set(["2024-01-31"], known_at=known_at.isoformat(), out=tmp_path)
 
     store = FeatureStore(repo_path=str(Path(__file__).parents[2] / "feature_repo"))

@@ -9,7 +9,7 @@ from feast import FeatureStore
 from feast.infra.key_encoding_utils import deserialize_entity_key
 from feast.infra.online_stores.redis import RedisOnlineStore
 
-from streamflow_feast.materialize import slice as publish
+from streamflow_feast.materialize import stream
 
 BATCH = 1_000
 
@@ -23,7 +23,7 @@ def erase_keys(feature_store: Path, is_erased: Callable[[Mapping[str, object]], 
     client = online._get_client(config.online_store)
     project, removed = config.project.encode(), 0
     keys = client.scan_iter(match=b"*" + project, count=BATCH)
-    for batch in publish.batches(keys, BATCH):
+    for batch in stream.batches(keys, BATCH):
         found = [key for key in batch if is_erased(_join_keys(key[: -len(project)]))]
         removed += client.delete(*found) if found else 0
     return removed

@@ -111,6 +111,19 @@ def _have_login(connection: psycopg.Connection, settings: Database) -> None:
         connection.execute(
             sql.SQL("grant {} to {}").format(sql.Identifier(f"streamflow_{name}"), login)
         )
+    # Where Dagster keeps its runs (orchestration/defs/dagster.compose.yaml), and nobody else.
+    connection.execute(sql.SQL("grant {} to current_user").format(login))
+    connection.execute("create schema if not exists dagster")
+    connection.execute(sql.SQL("alter schema dagster owner to {}").format(login))
+    kept = connection.execute(
+        "select relname from pg_class where relnamespace = 'dagster'::regnamespace"
+        " and relkind = 'r' and relowner <> %s::regrole",
+        [f'"{role}"'],
+    ).fetchall()
+    for (name,) in kept:
+        connection.execute(
+            sql.SQL("alter table {} owner to {}").format(sql.Identifier("dagster", name), login)
+        )
 
 
 def _let_read(

@@ -18,6 +18,7 @@ from data.database import STEP_ROLES, Database
 from data.postgres.roles import RolesError
 from data.postgres.setup import set_up
 from orchestration import steps
+from orchestration.defs.dagster_service import make_schema
 from streamflow_feast.connections import close_pools
 
 LOGIN = "streamflow_steps"
@@ -80,7 +81,7 @@ def roles(sample: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Databas
     yield Database()
     close_pools()
     with contextlib.suppress(psycopg.Error), sample.connect() as admin:
-        admin.execute(f"drop owned by {LOGIN}")
+        admin.execute(f"drop owned by {LOGIN} cascade")
         admin.execute(f"drop role {LOGIN}")
 
 
@@ -136,6 +137,23 @@ def test_the_whole_pipeline_runs_on_the_rights_of_its_roles(
             "select rolsuper or rolcreaterole or rolcreatedb from pg_roles where rolname = %s",
             [LOGIN],
         ).fetchone() == (False,)
+
+
+def test_dagster_keeps_its_runs_in_a_schema_of_the_steps_login(
+    roles: Database, sample: Database
+) -> None:
+    """Also where an earlier release had made it as the owner."""
+    with sample.connect() as admin:
+        admin.execute("create table dagster.runs (id serial primary key)")
+    set_up(sample.model_copy(update={"roles": True, "steps_password": SecretStr("steps")}))
+    make_schema()
+    with roles.connect() as connection:
+        connection.execute("insert into dagster.runs default values; create table dagster.x ()")
+    with (
+        roles.model_copy(update={"role": "streamflow_trainer"}).connect() as connection,
+        pytest.raises(psycopg.errors.InsufficientPrivilege),
+    ):
+        connection.execute("select from dagster.runs")
 
 
 def test_steps_of_other_roles_are_refused(roles: Database, tmp_path: Path) -> None:

@@ -59,7 +59,6 @@ def test_wrong_keys_are_counted_and_told_once_a_minute(
     ask: Ask, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever tries keys is to be seen; by the log, but not a line for each of 1,775 a second."""
-    monkeypatch.setattr(logging.getLogger("serving"), "propagate", True)  # to where caplog listens
     right = {"headers": {"x-api-key": "first-key-0123456789"}}
     wrong = {"headers": {"x-api-key": "first-key-012345678x"}}
     answers = ask(
@@ -76,6 +75,7 @@ def test_wrong_keys_are_counted_and_told_once_a_minute(
     )
     assert last - first == 20
 
+    monkeypatch.setattr(logging.getLogger("serving"), "propagate", True)  # to where caplog listens
     now = [0.0]
     keys = WrongKeys(lambda: now[0])
     with caplog.at_level(logging.WARNING, "serving.gate"):

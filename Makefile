@@ -170,6 +170,7 @@ chaos: $(VENV)/.dev ## kill, fill and disturb everything, then compare; JSON at 
 
 .PHONY: test-bounds
 test-bounds: $(VENV)/.dev ## the core's tests with the lowest and with the newest versions that pyproject.toml allows
+	@$(PIP_INSTALL) --quiet uv
 	@$(PY) -m tests.tools.bounds $(call given,ARGS)
 
 .PHONY: check

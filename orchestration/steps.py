@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from data.load.load import LoadResult
     from streamflow_feast.materialize.audit import AuditResult
 
+ERASURE_LOCK = "hashtext('streamflow erasure')"  # shared by who writes what was read before
 PIPELINE_LOCK = "hashtext('streamflow pipeline')"  # held while a folder of drops goes through
 
 
@@ -285,11 +286,21 @@ def training_set(as_of: Sequence[str] = (), labels: str | None = None, **options
     from streamflow_feast.training.training_set import write_training_set
 
     if labels is None:
-        with told_as("training-set", f"make training-set AS_OF={','.join(as_of)}"):
+        repair = f"make training-set AS_OF={','.join(as_of)}"
+        with told_as("training-set", repair), _no_erasure_meanwhile():
             return write_training_set(as_of, **options)
     options.pop("keep_unlabelled", None)  # whoever brings rows has chosen them
-    with told_as("training-set", "make training-set LABELS=<file>"):
+    with told_as("training-set", "make training-set LABELS=<file>"), _no_erasure_meanwhile():
         return write_for_labels(labels, **options)
+
+
+@contextlib.contextmanager
+def _no_erasure_meanwhile() -> Iterator[None]:
+    """An erasure waits for this, and looks for the files afterwards; or this waits for it."""
+    with Database().connect(application_name="streamflow training set lock") as lock:
+        lock.autocommit = True
+        lock.execute(f"select pg_advisory_lock_shared({ERASURE_LOCK})")
+        yield
 
 
 def vector(user_id: str, service: str = "all_features") -> dict[str, Any]:

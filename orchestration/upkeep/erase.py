@@ -25,7 +25,7 @@ from data.errors import command
 from data.load.erased import places
 from data.load.load import LOAD_LOCK
 from data.paths import DROPS, FEATURE_REPO, PROCESSED, code_version
-from orchestration.steps import say
+from orchestration.steps import ERASURE_LOCK, say
 from orchestration.upkeep.erase_files import Erased, rewrite
 from orchestration.upkeep.erased_list import keep_list
 from orchestration.upkeep.waiting import BUILD_LOCK, wait_for_build
@@ -94,6 +94,8 @@ def _from_database(
 ) -> Outcome:
     """All of it in the transaction that is open. Loads, builds and what brings rows online wait."""
     outcome = Outcome()
+    # Before the others: who holds it asks for the build's lock in a session of its own.
+    connection.execute(f"select pg_advisory_xact_lock({ERASURE_LOCK})")
     connection.execute("select pg_advisory_xact_lock(%s)", [LOAD_LOCK])
     connection.execute(BUILD_LOCK)
     wait_for_build(

@@ -7,6 +7,9 @@ read raw rows, or change what is online or published.
 from __future__ import annotations
 
 import contextlib
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -137,6 +140,40 @@ def test_the_whole_pipeline_runs_on_the_rights_of_its_roles(
             "select rolsuper or rolcreaterole or rolcreatedb from pg_roles where rolname = %s",
             [LOGIN],
         ).fetchone() == (False,)
+
+
+def test_the_commands_typed_in_composes_container_have_their_roles(
+    roles: Database, sample: Database, target: Path, tmp_path: Path
+) -> None:
+    """With the environment of compose's `feast`: Feast's role by STREAMFLOW_PG_ROLE, dbt's by its
+    profile, those of steps by the step."""
+    root = Path(__file__).resolve().parents[2]
+    environment = os.environ | {
+        "STREAMFLOW_PG_ROLE": "streamflow_materializer",
+        "DBT_PROJECT_DIR": str(root / "dbt_project"),
+        "DBT_PROFILES_DIR": str(root / "dbt_project"),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    for command in (
+        ["dbt", "build", "--exclude-resource-type", "unit_test"],
+        ["feast", "apply"],
+        ["feast", "materialize-incremental", "2024-04-01T00:00:00"],
+        [
+            sys.executable, "build_training_dataset.py", "--as-of", "2024-02-29",
+            "--out", str(tmp_path),
+        ],
+        [sys.executable, "-m", "orchestration", "audit"],
+    ):  # fmt: skip
+        done = subprocess.run(
+            command, cwd=root / "feature_repo", env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{command}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+    with sample.connect() as connection:
+        (owners,) = connection.execute(
+            "select array_agg(distinct relowner::regrole::text) from pg_class where relkind = 'r'"
+            " and relnamespace in ('features'::regnamespace, 'online'::regnamespace)"
+        ).fetchone() or ([],)
+    assert sorted(owners) == ["streamflow_builder", "streamflow_materializer"]
 
 
 def test_dagster_keeps_its_runs_in_a_schema_of_the_steps_login(

@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -314,6 +315,26 @@ def test_after_a_restore_everybody_on_the_list_is_looked_for_again(
             )
     assert main(["--again"]) == 0
     assert rows("select count(*) from raw.users where user_id = %s", one) == [(0,)]
+
+
+def test_an_erasure_waits_for_a_training_set_and_takes_them_out_of_it(
+    sample: Database, files: Path, one: str
+) -> None:
+    """It was read before and is written afterwards."""
+    waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
+    erased: list[int] = []
+    thread = threading.Thread(target=lambda: erased.append(main([f"--id={one}"])))
+    with steps._no_erasure_meanwhile():
+        thread.start()
+        deadline = time.monotonic() + 60
+        while rows(waiting) == [(0,)]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        write_training_set("2024-01-31", out=files, keep_unlabelled=True)
+        assert stands_in(files, one)
+    thread.join(60)
+    assert erased == [0]
+    assert stands_in(files, one) == []
 
 
 def test_an_erasure_waits_for_a_build_that_runs(sample: Database, files: Path, one: str) -> None:

@@ -22,11 +22,13 @@ def wait_for_build(connection: psycopg.Connection, refused: Exception) -> None:
         ).fetchone()
         if running is None:
             return
-        for _ in range(30):  # a live build has a session open nearly all the time
+        # A live build has a session open nearly all the time. One that waits for us is a later one.
+        for _ in range(30):
             connection.execute("select pg_stat_clear_snapshot()")
             live = connection.execute(
                 "select 1 from pg_stat_activity where datname = current_database()"
                 " and application_name = 'dbt' and state is not null"
+                " and pg_backend_pid() <> all(pg_blocking_pids(pid))"
             ).fetchone()
             if live:
                 break

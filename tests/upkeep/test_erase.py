@@ -337,6 +337,37 @@ def test_an_erasure_waits_for_a_training_set_and_takes_them_out_of_it(
     assert stands_in(files, one) == []
 
 
+def test_a_build_that_waits_for_the_erasure_is_not_taken_for_one_that_runs(
+    sample: Database, files: Path, one: str
+) -> None:
+    """A killed build left its mark, and the next one was begun: neither may wait for the other."""
+    execute(
+        "insert into ledger.builds (known_at, invocation_id, status, load_from, load_to, recompute)"
+        " values (clock_timestamp(), 'dead', 'running', 0, 0, false)"
+    )
+    next_build = (
+        "import psycopg; from data.database import Database;"
+        "c = psycopg.connect(Database().conninfo(application_name='dbt'));"
+        "c.execute(\"select pg_advisory_xact_lock(hashtext('streamflow build'))\")"
+    )
+    with psycopg.connect(sample.conninfo()) as first:  # so that the build stands in line
+        first.execute("select pg_advisory_xact_lock(hashtext('streamflow build'))")
+        erased: list[int] = []
+        thread = threading.Thread(target=lambda: erased.append(main([f"--id={one}"])))
+        thread.start()
+        waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
+        for count in (1, 2):
+            deadline = time.monotonic() + 60
+            while rows(waiting) != [(count,)]:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            if count == 1:
+                process = subprocess.Popen([sys.executable, "-c", next_build], cwd=ROOT)
+    thread.join(60)
+    assert erased == [0]
+    assert process.wait(60) == 0
+
+
 def test_an_erasure_waits_for_a_build_that_runs(sample: Database, files: Path, one: str) -> None:
     """Else the build would append rows of somebody who is gone."""
     execute(

@@ -20,7 +20,7 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source i
 from feast.infra.offline_stores.offline_store import RetrievalJob
 
 from data.database import Database
-from streamflow_feast.offline import retrieval_job
+from streamflow_feast.offline import frame_read
 from streamflow_feast.offline.entity_frame import EntityFrameError
 from streamflow_feast.offline.store import StreamflowOfflineStore, as_known_at
 
@@ -459,7 +459,7 @@ def test_rows_are_read_from_the_primary_key_and_no_further_than_needed(
 def test_all_connections_of_a_read_see_the_same_database(days: World, database: Database) -> None:
     """Otherwise one half of a training set could be made from a publication more than the other."""
     with database.connect() as one, database.connect() as two:
-        retrieval_job._share_snapshot([one, two])
+        frame_read._share_snapshot([one, two])
         days.put("plan_features", Version("new", day(1), day(30), (1.0, 1, "x")))
         query = "select count(*) from published.plan_features"
         assert [c.execute(query).fetchone() for c in (one, two)] == [(10,), (10,)]

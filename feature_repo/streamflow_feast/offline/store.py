@@ -42,17 +42,20 @@ from streamflow_feast import (
 )
 from streamflow_feast.connections import DatabaseUnreachable
 from streamflow_feast.dbt.types import digits
-from streamflow_feast.offline import arrow_copy, effective_sources, entity_frame, point_in_time
-from streamflow_feast.offline.point_in_time import Bounds, View
+from streamflow_feast.offline import (
+    arrow_copy,
+    effective_sources,
+    entity_frame,
+    frame_read,
+    point_in_time,
+)
+from streamflow_feast.offline.point_in_time import HISTORY, Bounds, View
 from streamflow_feast.offline.retrieval_job import StreamflowRetrievalJob
 from streamflow_feast.offline.time_range import date_range
 from streamflow_feast.provider import offline_refused
 from streamflow_feast.views import type_of
 
 SCHEMA = "published"
-HISTORY = "features"
-"""Every version with every column that was ever published. Only read as known at a publication: up
-to that, no version is unpublished."""
 _known_at: ContextVar[datetime | None] = ContextVar("known_at", default=None)
 
 
@@ -157,10 +160,11 @@ class StreamflowOfflineStore(PostgreSQLOfflineStore):
         keys = point_in_time.frame_keys(views)
         start: datetime | None
         end: datetime | None
+        source: frame_read.Request | pa.Schema
         if frame is None:
             start, end = asked
             query = point_in_time.between(views, start, end, bounds)
-            schema = _range_schema(views, keys)
+            source = _range_schema(views, keys)
             frame_columns = list(keys)
         else:
             instants = entity_frame.instant_column(frame)
@@ -168,13 +172,12 @@ class StreamflowOfflineStore(PostgreSQLOfflineStore):
             _refuse_clashes(frame, views)
             start, end = _extent(frame.column(instants))
             query = point_in_time.join(views, bounds)
-            schema = pa.schema([(point_in_time.ROW, pa.int64()), *_feature_fields(views)])
+            source = frame_read.Request(frame, instants, keys, views, bounds)
             frame_columns = [name for name in frame.column_names if name != instants]
         return StreamflowRetrievalJob(
             config=config,
             query=query,
-            schema=schema,
-            frame=None if frame is None else (frame, instants, keys),
+            source=source,
             full_feature_names=full_feature_names,
             on_demand_feature_views=OnDemandFeatureView.get_requested_odfvs(
                 feature_refs, project, registry
@@ -300,14 +303,6 @@ def _view(context: Any, types: dict[str, str], view: FeatureView, full_names: bo
     )
 
 
-def _feature_fields(views: list[View]) -> list[pa.Field]:
-    return [
-        pa.field(name, arrow_copy.arrow_type(f"{view.table}.{column}", view.types[column]))
-        for view in views
-        for column, name in view.features.items()
-    ]
-
-
 def _range_schema(views: list[View], keys: dict[str, str]) -> pa.Schema:
     instants = ["event_timestamp", *(["created_timestamp"] if len(views) == 1 else [])]
     fields = [pa.field(name, entity_frame.UTC) for name in instants]
@@ -315,7 +310,7 @@ def _range_schema(views: list[View], keys: dict[str, str]) -> pa.Schema:
         [
             *fields,
             *(pa.field(key, arrow_copy.arrow_type(key, kind)) for key, kind in keys.items()),
-            *_feature_fields(views),
+            *(field for view in views for field in frame_read.feature_fields(view)),
         ]
     )
 

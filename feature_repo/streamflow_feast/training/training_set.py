@@ -349,7 +349,7 @@ def _job_as_then(
     from feast import FeatureStore
 
     store = FeatureStore(repo_path=str(FEATURE_REPO))
-    objects = feast_objects(defined, offline_store.HISTORY)
+    objects = feast_objects(defined, point_in_time.HISTORY)
     found = objects.get(service)
     if not isinstance(found, FeatureService):
         raise _no_service(service, [known.name for known in defined.services])

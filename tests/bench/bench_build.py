@@ -25,19 +25,19 @@ import json
 import os
 import resource
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = ROOT / "dbt_project"
 sys.path.insert(0, str(ROOT))
+
+from tests.bench.published import say, server  # noqa: E402
 
 DROP = "timestamptz '2022-12-01' + {m} * interval '1 month'"  # month m ends at this drop's as_of
 CHANCE = "(hashint8(u::bigint * 1000003 + {m} * 4001 + k * 17 + {n}) & 2147483647)"
@@ -87,36 +87,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--cadence", default="drops", help="drops, month, week, day or hour")
     return parser.parse_args()
-
-
-def say(line: str) -> None:
-    print(line, flush=True)
-
-
-@contextlib.contextmanager
-def server(folder: Path) -> Iterator[None]:
-    """A server of our own, with the project's settings, in a folder that goes away."""
-    from data.postgres.server import EmbeddedServer
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    for name in [name for name in os.environ if name.startswith(("STREAMFLOW_", "DBT_", "PG"))]:
-        del os.environ[name]
-    os.environ |= {
-        "STREAMFLOW_PG_PORT": str(port),
-        "STREAMFLOW_STATE": str(folder / "state"),
-        "DBT_TARGET_PATH": str(folder / "target"),
-        "DBT_LOG_PATH": str(folder / "logs"),
-    }
-    running = EmbeddedServer()
-    running.start()
-    try:
-        yield
-    finally:
-        running.stop("immediate")
-        shutil.rmtree(running.home, ignore_errors=True)
-        shutil.rmtree(running.socket, ignore_errors=True)
 
 
 def execute(*statements: str, database: str | None = None) -> list[tuple]:

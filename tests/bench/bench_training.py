@@ -38,12 +38,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-import columnar  # noqa: E402
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 import psycopg  # noqa: E402
 import pyarrow as pa  # noqa: E402
-from bench_publish import VIEWS, server  # noqa: E402
 from feast import (  # noqa: E402
     Entity,
     FeatureService,
@@ -57,6 +55,9 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source i
     PostgreSQLSource,
 )
 from feast.types import Bool, Float64, Int64, String  # noqa: E402
+
+from tests.bench import columnar  # noqa: E402
+from tests.bench.published import VIEWS, server  # noqa: E402
 
 MONTHS = 12
 FIRST = datetime(2024, 1, 1, tzinfo=timezone.utc)

@@ -197,6 +197,8 @@ def _sweeps(
             rows = sweep.newest(view, frames[tuple(view.keys.values())], versions)
             for place, field in enumerate(fields, start=len(view.keys) + 3):
                 columns[field.name] = versions.column(place).take(rows)
+            del versions, rows
+            pa.default_memory_pool().release_unused()  # a view is large, and so is the next one
         return columns
 
     return read_through

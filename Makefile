@@ -120,6 +120,29 @@ report: $(VENV)/.runtime ## freshness, tests and drift of a month as one HTML pa
 	@$(call need,AS_OF,make report AS_OF=2024-02-29)
 	@$(RUN) report --as-of $(call typed,AS_OF)
 
+##@ Years
+
+.PHONY: erase
+erase: $(VENV)/.runtime ## a user out of everything   USER=<id> | FILE=<ids> | AGAIN=1 [ENTITY= ID= ALSO=<folder> TABLE= DROPS=1 READMIT=1]
+	@$(RUN) erase $(call option,ENTITY,--entity) $(if $(call given,USER),--id=$(call typed,USER)) \
+		$(if $(call given,ID),--id=$(call typed,ID)) $(call option,FILE,--file) \
+		$(call option,ALSO,--also) $(call option,TABLE,--table) $(if $(call given,DROPS),--drops) \
+		$(if $(call given,READMIT),--readmit) $(if $(call given,AGAIN),--again)
+
+.PHONY: prune
+prune: $(VENV)/.runtime ## old replaced versions and rows; says what KNOWN_AT still answers   KEEP=2years
+	@$(call need,KEEP,make prune KEEP=2years)
+	@$(RUN) prune --keep $(call typed,KEEP)
+
+.PHONY: backup
+backup: $(VENV)/.runtime ## the whole database in one file   [TO=data/processed/backups/...]
+	@$(RUN) backup $(call option,TO,--to)
+
+.PHONY: restore
+restore: $(VENV)/.runtime ## an empty database from a backup   FROM=<file>
+	@$(call need,FROM,make restore FROM=<file of make backup>)
+	@$(RUN) restore --from $(call typed,FROM)
+
 ##@ Develop
 
 # As many processes as there are cores, each with a database server of its own. ARGS="-n 0": one.

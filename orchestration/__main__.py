@@ -56,6 +56,10 @@ PASSED_ON = {
     "training-set": "features and labels of a snapshot, as CSV and parquet",
     "leak-check": "do the models look into the future?",
     "report": "freshness, tests and drift of a month as one HTML page",
+    "backup": "the whole database in one file",
+    "restore": "a database that holds nothing yet, from such a file",
+    "prune": "let go of versions and rows that nobody can ask for any more",
+    "erase": "take a user, or another entity, out of everything that is kept",
     "dagster": "Dagster's UI and daemon on this machine",
     "backfill": "a range of months, one after the other",
 }
@@ -132,6 +136,18 @@ def run(options: argparse.Namespace, rest: list[str]) -> int | None:
         from orchestration.report.report import main as report
 
         return report(rest)
+    elif options.step in ("backup", "restore"):
+        from orchestration.upkeep.backup import main as backup
+
+        return backup([options.step, *rest])
+    elif options.step == "prune":
+        from orchestration.upkeep.prune import main as prune
+
+        return prune(rest)
+    elif options.step == "erase":
+        from orchestration.upkeep.erase import main as erase
+
+        return erase(rest)
     elif options.step == "dagster":
         from orchestration.defs.dagster_ui import main as dagster_ui
 

@@ -65,6 +65,26 @@ def _one_line(text: object, length: int = 800) -> str:
     return line if len(line) <= length else f"{line[:length]} ..."
 
 
+# The step -> the role that has the rights it needs (data/postgres/roles.py); dbt takes its own.
+ROLE_OF = {
+    "ingest": "loader",
+    "apply": "materializer",
+    "materialize": "materializer",
+    "vector": "materializer",
+    "audit": "auditor",
+    "report": "auditor",
+    "training-set": "trainer",
+}
+
+
+@contextlib.contextmanager
+def acting_for(step: str) -> Iterator[None]:
+    """With STREAMFLOW_PG_ROLES=on, sessions begun inside have the rights of the step's role."""
+    role = ROLE_OF.get(step) if Database().roles else None
+    with environment(**({"STREAMFLOW_PG_ROLE": f"streamflow_{role}"} if role else {})):
+        yield
+
+
 @contextlib.contextmanager
 def told_as(step: str, repair: str) -> Iterator[None]:
     """Turn what can go wrong into a StepError, which says whether a retry may help.
@@ -72,7 +92,8 @@ def told_as(step: str, repair: str) -> Iterator[None]:
     Bugs (KeyError and the like) keep their traceback: no command repairs those.
     """
     try:
-        yield
+        with acting_for(step):
+            yield
     except StepError:
         raise
     except Exception as error:

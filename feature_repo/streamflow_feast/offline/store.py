@@ -41,6 +41,7 @@ from streamflow_feast import (
     pickling,  # noqa: F401
 )
 from streamflow_feast.connections import DatabaseUnreachable
+from streamflow_feast.dbt.publications import require_answer
 from streamflow_feast.dbt.types import digits
 from streamflow_feast.offline import (
     arrow_copy,
@@ -132,6 +133,7 @@ class StreamflowOfflineStore(PostgreSQLOfflineStore):
         """
         store: StreamflowOfflineStoreConfig = config.offline_store
         with store.connect() as connection:
+            require_answer(connection, _known_at.get())
             types = {view.name: _column_types(connection, view) for view in feature_views}
             if entity_df is None:
                 asked = date_range(kwargs.get("start_date"), kwargs.get("end_date"), feature_views)

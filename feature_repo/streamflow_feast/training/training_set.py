@@ -34,7 +34,7 @@ from data.database import Database
 from data.paths import FEATURE_REPO, PROCESSED, code_version
 from streamflow_feast.dbt.feast_objects import feast_objects
 from streamflow_feast.dbt.manifest import Manifest
-from streamflow_feast.dbt.publications import published_manifest
+from streamflow_feast.dbt.publications import published_manifest, require_answer
 from streamflow_feast.offline import arrow_copy, point_in_time
 from streamflow_feast.offline import store as offline_store
 from streamflow_feast.offline.entity_frame import UTC
@@ -118,11 +118,11 @@ def write_training_set(
     wanted = entities if keep_unlabelled else entities.filter(labelled)
     refs, table = _with_features(wanted, service, publication, known_at is not None)
     head = {"as_of": [iso(instant) for instant in snapshots]}
-    counts = {
-        iso(instant).removesuffix("T00:00:00Z"): _counts(entities, table, instant)
+    told = {
+        iso(instant).removesuffix("T00:00:00Z"): counts(entities, table, instant)
         for instant in snapshots
     }
-    manifest = head | described(table, refs, service, publication, known_at, counts)
+    manifest = head | described(table, refs, service, publication, known_at, told)
     files = training_files.write(table, manifest, out, name)
     return TrainingSet(table, manifest, files)
 
@@ -154,10 +154,12 @@ def resolve_known_at(connection: psycopg.Connection, known_at: datetime | None) 
     Raises:
         TrainingSetError: nothing was published by then, or something still may be: the instant is
             in the future, or a build that is stamped before it has not ended.
+        PrunedError: versions that were known then are gone.
     """
     # start_build stamps under this lock: no stamp below `known_at` can be on its way unseen.
     connection.execute("select pg_advisory_xact_lock_shared(hashtext('streamflow build'))")
     if known_at is not None:
+        require_answer(connection, known_at)
         (now,) = connection.execute(
             "select greatest(clock_timestamp(), max(known_at)) from ledger.publications"
         ).fetchone() or (None,)
@@ -389,7 +391,9 @@ def _no_service(service: str, known: list[str]) -> TrainingSetError:
     )
 
 
-def _counts(entities: pa.Table, table: pa.Table, instant: datetime) -> dict[str, int]:
+def counts(entities: pa.Table, table: pa.Table, instant: datetime) -> dict[str, int]:
+    """Rows of a snapshot by their label, and how many of `entities` the set has left out."""
+
     def labels(of: pa.Table) -> pa.ChunkedArray:
         return of.filter(pc.equal(of.column("as_of"), pa.scalar(instant, UTC))).column(LABEL)
 

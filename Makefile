@@ -120,6 +120,10 @@ report: $(VENV)/.runtime ## freshness, tests and drift of a month as one HTML pa
 	@$(call need,AS_OF,make report AS_OF=2024-02-29)
 	@$(RUN) report --as-of $(call typed,AS_OF)
 
+.PHONY: lineage
+lineage: $(VENV)/.runtime ## column lineage from raw files to answers, as a file   [FEATURE=watch_hours_30d]
+	@$(RUN) lineage $(call option,FEATURE,--feature)
+
 ##@ Develop
 
 # As many processes as there are cores, each with a database server of its own. ARGS="-n 0": one.

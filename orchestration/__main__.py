@@ -56,6 +56,7 @@ PASSED_ON = {
     "training-set": "features and labels of a snapshot, as CSV and parquet",
     "leak-check": "do the models look into the future?",
     "report": "freshness, tests and drift of a month as one HTML page",
+    "lineage": "from raw columns to features, services and answers, as a file",
     "dagster": "Dagster's UI and daemon on this machine",
     "backfill": "a range of months, one after the other",
 }
@@ -132,6 +133,10 @@ def run(options: argparse.Namespace, rest: list[str]) -> int | None:
         from orchestration.report.report import main as report
 
         return report(rest)
+    elif options.step == "lineage":
+        from orchestration.lineage.command import main as lineage
+
+        return lineage(rest)
     elif options.step == "dagster":
         from orchestration.defs.dagster_ui import main as dagster_ui
 

@@ -11,6 +11,7 @@ from data.database import Database
 from orchestration.lineage.project import ProjectLineage
 from orchestration.lineage.served import Served
 from orchestration.lineage.sql import DIRECT, ROWS, Use
+from streamflow_feast.training.training_set import LABEL
 
 PRODUCER = "https://streamflow.invalid/feature-store"  # a name; nothing is fetched from there
 SCHEMA = (
@@ -138,16 +139,18 @@ def served_datasets(project: ProjectLineage, served: Served, places: Places) -> 
         inputs += [((REQUEST, view.name), name, DIRECT, "TRANSFORMATION") for name in view.request]
         fields = {field.name: input_fields(inputs) for field in view.features}
         found.append(dataset((VIEWS, view.name), facet(fields)))
-    label = next(
-        (places.relation(n["unique_id"]) for n, c in project.features() if c == "churn_label"), None
-    )
+    labels = {node["name"]: node for node, column in project.features() if column == LABEL}
+    keys = {table.name: table.entity.keys for table in served.manifest.tables}
     for service, parts in served.services.items():
-        of_views = {field: identity((VIEWS, view), name) for view, name, field in parts}
+        of_views = {
+            key: identity((VIEWS, view), key) for view, _, _ in parts for key in keys.get(view, ())
+        } | {field: identity((VIEWS, view), name) for view, name, field in parts}
         found.append(dataset((SERVICES, service), facet(of_views)))
         fields = {field: identity((SERVICES, service), field) for field in of_views}
         found.append(dataset((API, service), facet(fields)))
-        if label:
-            fields = {**fields, "churn_label": identity(label, "churn_label")}
+        for node in labels.values():
+            place = places.relation(node["unique_id"])
+            fields |= {LABEL: identity(place, LABEL), "as_of": identity(place, "as_of")}
         found.append(dataset((TRAINING, service), facet(fields)))
     return found
 

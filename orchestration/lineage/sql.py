@@ -355,10 +355,12 @@ def _all(uses: Iterable[Uses]) -> Uses:
 
 
 def _joins(condition: exp.Expr) -> bool:
-    """Whether a condition is that columns of two sources are equal, as in a correlated subquery."""
+    """Whether a condition is that columns of two sources are equal: as in a correlated subquery, or
+    `column in (select ...)`."""
+    if isinstance(condition, exp.In):
+        return isinstance(condition.this, exp.Column) and condition.args.get("query") is not None
     sides = [condition.this, condition.expression] if isinstance(condition, exp.EQ) else []
-    of = {side.table for side in sides if isinstance(side, exp.Column)}
-    return len(of) == 2
+    return len({side.table for side in sides if isinstance(side, exp.Column)}) == 2
 
 
 def _is_one_row(node: exp.Select) -> bool:

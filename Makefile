@@ -81,6 +81,10 @@ publish: materialize ## the name of materialize until 0.2; goes with the next re
 audit: $(VENV)/.runtime ## does every online value equal the offline one?
 	@$(RUN) audit
 
+.PHONY: skew
+skew: $(VENV)/.runtime ## was what was served what was published? replays the API's logged answers   [SINCE=2024-01-31]
+	@$(RUN) skew $(call option,SINCE,--since)
+
 .PHONY: training-set
 training-set: $(VENV)/.runtime ## features and labels of snapshots    AS_OF=2024-01-31[,...|..2024-06-30] or LABELS=<file> [KNOWN_AT= SERVICE=]
 	@[ -n $(or $(call typed,LABELS),'') ] || $(call need,AS_OF,make training-set AS_OF=2024-01-31)

@@ -57,6 +57,7 @@ PASSED_ON = {
     "leak-check": "do the models look into the future?",
     "report": "freshness, tests and drift of a month as one HTML page",
     "lineage": "from raw columns to features, services and answers, as a file",
+    "skew": "was what was served what was published? replays the logged answers",
     "dagster": "Dagster's UI and daemon on this machine",
     "backfill": "a range of months, one after the other",
 }
@@ -137,6 +138,10 @@ def run(options: argparse.Namespace, rest: list[str]) -> int | None:
         from orchestration.lineage.command import main as lineage
 
         return lineage(rest)
+    elif options.step == "skew":
+        from orchestration.skew.command import main as skew
+
+        return skew(rest)
     elif options.step == "dagster":
         from orchestration.defs.dagster_ui import main as dagster_ui
 

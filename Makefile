@@ -124,6 +124,10 @@ report: $(VENV)/.runtime ## freshness, tests and drift of a month as one HTML pa
 	@$(call need,AS_OF,make report AS_OF=2024-02-29)
 	@$(RUN) report --as-of $(call typed,AS_OF)
 
+.PHONY: catalogue
+catalogue: $(VENV)/.runtime ## what the API's catalogue shows of each feature: lineage, statistics, drift, tests
+	@$(RUN) catalogue
+
 .PHONY: lineage
 lineage: $(VENV)/.runtime ## column lineage from raw files to answers, as a file   [FEATURE=watch_hours_30d]
 	@$(RUN) lineage $(call option,FEATURE,--feature)

@@ -56,6 +56,7 @@ PASSED_ON = {
     "training-set": "features and labels of a snapshot, as CSV and parquet",
     "leak-check": "do the models look into the future?",
     "report": "freshness, tests and drift of a month as one HTML page",
+    "catalogue": "what the API's catalogue shows of each feature: lineage, statistics, tests",
     "lineage": "from raw columns to features, services and answers, as a file",
     "skew": "was what was served what was published? replays the logged answers",
     "dagster": "Dagster's UI and daemon on this machine",
@@ -134,6 +135,10 @@ def run(options: argparse.Namespace, rest: list[str]) -> int | None:
         from orchestration.report.report import main as report
 
         return report(rest)
+    elif options.step == "catalogue":
+        from orchestration.catalogue.command import main as catalogue
+
+        return catalogue(rest)
     elif options.step == "lineage":
         from orchestration.lineage.command import main as lineage
 

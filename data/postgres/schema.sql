@@ -119,6 +119,16 @@ create table if not exists ledger.audits (
     audited_at timestamptz not null default clock_timestamp()
 );
 
+-- What the API's catalogue shows of each feature, as of a publication: `make catalogue` makes it.
+create table if not exists ledger.catalogue (
+    view_name text not null,
+    feature text not null,
+    publication timestamptz not null,         -- its statistics and tests are of this known_at
+    document jsonb not null,
+    made_at timestamptz not null default clock_timestamp(),
+    primary key (view_name, feature)
+);
+
 -- An entity's published values at earlier as_of's, newest first, for people who look at one.
 -- `keys` is an object of its join keys and their values, all that the online table has.
 -- With the owner's rights, so that the serving role sees this much of the past and no more. Late

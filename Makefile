@@ -81,6 +81,10 @@ publish: materialize ## the name of materialize until 0.2; goes with the next re
 audit: $(VENV)/.runtime ## does every online value equal the offline one?
 	@$(RUN) audit
 
+.PHONY: skew
+skew: $(VENV)/.runtime ## was what was served what was published? replays the API's logged answers   [SINCE=2024-01-31]
+	@$(RUN) skew $(call option,SINCE,--since)
+
 .PHONY: training-set
 training-set: $(VENV)/.runtime ## features and labels of snapshots    AS_OF=2024-01-31[,...|..2024-06-30] or LABELS=<file> [KNOWN_AT= SERVICE=]
 	@[ -n $(or $(call typed,LABELS),'') ] || $(call need,AS_OF,make training-set AS_OF=2024-01-31)
@@ -119,6 +123,14 @@ backfill: $(VENV)/.dev ## months of data/drops through to online, in order   MON
 report: $(VENV)/.runtime ## freshness, tests and drift of a month as one HTML page   AS_OF=2024-02-29
 	@$(call need,AS_OF,make report AS_OF=2024-02-29)
 	@$(RUN) report --as-of $(call typed,AS_OF)
+
+.PHONY: catalogue
+catalogue: $(VENV)/.runtime ## what the API's catalogue shows of each feature: lineage, statistics, drift, tests
+	@$(RUN) catalogue
+
+.PHONY: lineage
+lineage: $(VENV)/.runtime ## column lineage from raw files to answers, as a file   [FEATURE=watch_hours_30d]
+	@$(RUN) lineage $(call option,FEATURE,--feature)
 
 ##@ Years
 

@@ -41,6 +41,8 @@ UNKNOWN_USERS = Counter(
     "streamflow_unknown_users", "Users asked for of whom nothing is known.", ["service"]
 )
 
+LOGGED = Counter("streamflow_logged_answers", "Answers sampled for the feature logs.", ["outcome"])
+
 
 class _AllWorkers:
     """The sums over all workers; Feast's own metrics lie in the same folder and are left out."""
@@ -88,7 +90,15 @@ def exposition(state: State) -> bytes:
     if ValueClass is not MutexValue:  # in files: the folder was there when the client was imported
         registry.register(_AllWorkers())
     else:
-        for metric in (REQUESTS, REQUEST_SECONDS, STORE_SECONDS, WRONG_KEYS, USERS, UNKNOWN_USERS):
+        for metric in (
+            REQUESTS,
+            REQUEST_SECONDS,
+            STORE_SECONDS,
+            WRONG_KEYS,
+            USERS,
+            UNKNOWN_USERS,
+            LOGGED,
+        ):
             registry.register(metric)
     registry.register(_Now(state))
     return generate_latest(registry)

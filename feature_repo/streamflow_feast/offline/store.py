@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
@@ -23,6 +24,7 @@ import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
 from feast.data_source import DataSource
+from feast.feature_logging import LoggingConfig, LoggingSource
 from feast.feature_view import FeatureView
 from feast.infra.offline_stores import offline_utils
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres import (
@@ -37,6 +39,7 @@ from pydantic import Field, PositiveInt, StrictStr
 
 from data.database import Database, no_connection
 from streamflow_feast import (
+    feature_logs,
     one_line,  # noqa: F401
     pickling,  # noqa: F401
 )
@@ -193,6 +196,17 @@ class StreamflowOfflineStore(PostgreSQLOfflineStore):
     ) -> None:
         """Raises PushError: history is what a build published."""
         raise offline_refused(feature_view.name)
+
+    @staticmethod
+    def write_logged_features(
+        config: RepoConfig,
+        data: pa.Table | Path,
+        source: LoggingSource,
+        logging_config: LoggingConfig,
+        registry: BaseRegistry | None,
+    ) -> None:
+        """Logs of served features, to a folder of Parquet files. Raises FeatureLogError."""
+        feature_logs.write(data, logging_config)
 
     @staticmethod
     def pull_latest_from_table_or_query(

@@ -176,6 +176,15 @@ test-orchestration: $(VENV)/.dev ## the orchestrator's tests alone
 test-compose: $(VENV)/.runtime ## docker-compose.yml and its images for real, on a Docker engine of its own; needs root
 	@$(PY) -m tests.containers.run
 
+.PHONY: chaos
+chaos: $(VENV)/.dev ## kill, fill and disturb everything, then compare; JSON at the end   [SECONDS=600 SEED=1 ARGS="--plant ledger-first"]
+	@$(PY) -m tests.chaos.run $(call option,SECONDS,--seconds) $(call option,SEED,--seed) $(call given,ARGS)
+
+.PHONY: test-bounds
+test-bounds: $(VENV)/.dev ## the core's tests with the lowest and with the newest versions that pyproject.toml allows
+	@$(PIP_INSTALL) --quiet uv
+	@$(PY) -m tests.tools.bounds $(call given,ARGS)
+
 .PHONY: check
 check: $(VENV)/.dev ## linters and types: ruff, sqlfluff, mypy
 	$(VENV)/bin/ruff check .

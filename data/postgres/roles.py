@@ -80,7 +80,7 @@ def _serve(connection: psycopg.Connection, serving: sql.Identifier) -> None:
 
 def _have(connection: psycopg.Connection, role: str) -> None:
     """Make a role that cannot log in, unless it is there, also where two set-ups do so at once."""
-    if not connection.execute("select from pg_roles where rolname = %s", [role]).fetchone():
+    if not connection.execute("select 1 from pg_roles where rolname = %s", [role]).fetchone():
         raced = psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation
         with contextlib.suppress(*raced), connection.transaction():
             connection.execute(sql.SQL("create role {} nologin").format(sql.Identifier(role)))
@@ -100,7 +100,7 @@ def _have_login(connection: psycopg.Connection, settings: Database) -> None:
     """The login of the steps: a member of their roles, with the password of the settings."""
     role = settings.steps_user
     login = sql.Identifier(role)
-    if not connection.execute("select from pg_roles where rolname = %s", [role]).fetchone():
+    if not connection.execute("select 1 from pg_roles where rolname = %s", [role]).fetchone():
         connection.execute(sql.SQL("create role {}").format(login))
     password = settings.steps_password.get_secret_value().encode()
     verifier = connection.pgconn.encrypt_password(password, role.encode(), b"scram-sha-256")

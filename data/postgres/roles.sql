@@ -1,8 +1,6 @@
 -- What each role may do, and no more. Run at every set-up, as the owner; names in braces are filled
 -- in by roles.py. Nobody but the owner may erase, prune, or change the schema.
 
--- Nobody makes tables where everybody looks for names.
-revoke create on schema public from public;
 revoke all on function raw.hash_of(text, text[]) from public;
 
 -- serving: the API. What is online, and where it came from.

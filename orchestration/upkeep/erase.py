@@ -13,7 +13,7 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psycopg
@@ -71,7 +71,7 @@ def erase(
         for schema, name in outcome.tables:  # the rows themselves, and the planner's samples of ids
             relation = sql.Identifier(schema, name)
             connection.execute(sql.SQL("vacuum (analyze) {}").format(relation))
-        erased = _listed(connection, known)
+        erased = replace(_listed(connection, known), ids={entity.keys: ids})
     if redis is not None:
         from streamflow_feast.redis.eraser import erase_keys
 

@@ -10,23 +10,26 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
+import hmac
 import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orchestration.upkeep.whom import Ids
 from streamflow_feast.training import files as training_files
 from streamflow_feast.training.training_set import counts, instant_of
 
 TEXTS = (".json", ".jsonl", ".html", ".txt", ".md", ".log", ".yml")
 SHORTEST = 4  # characters of an id that is looked for as a word of a text
 PLACE = "(erased)"
+HASHED = "__keys_hashed"  # of the feature logs: their join keys are pseudonyms
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Erased:
 
     salt: bytes
     hashes: Mapping[tuple[str, ...], tuple[str, set[bytes]]]
+    ids: Mapping[tuple[str, ...], Ids] = field(default_factory=dict)  # join keys -> those given
+    pseudonyms: Mapping[tuple[str, ...], set[tuple[str, ...]]] = field(default_factory=dict)
     _known: dict[tuple[str, tuple[str, ...]], bool] = field(default_factory=dict, repr=False)
 
     def has(self, entity: str, hashes: set[bytes], keys: tuple[str, ...]) -> bool:
@@ -47,10 +52,18 @@ class Erased:
 
     def any_of(self, row: Mapping[str, Any]) -> bool:
         """Whether a row, or an entity's keys, is of somebody on the list."""
+        if row.get(HASHED):
+            return self.has_pseudonym(row)
         return any(
             all(row.get(key) is not None for key in keys)
             and self.has(entity, hashes, tuple(str(row[key]) for key in keys))
             for keys, (entity, hashes) in self.hashes.items()
+        )
+
+    def has_pseudonym(self, row: Mapping[str, Any]) -> bool:
+        """Whether the keys of a row of the feature logs are those of an id given, hashed."""
+        return any(
+            tuple(row.get(key) for key in keys) in of for keys, of in self.pseudonyms.items()
         )
 
     def keys_in(self, columns: Sequence[str]) -> list[str]:
@@ -72,7 +85,7 @@ def rewrite(
     for file in sorted(file for file in folder.rglob("*") if file.is_file()):
         rows = 0
         if file.suffix == ".parquet":
-            rows = _parquet(file, erased)
+            rows = _parquet(file, erased, folder)
         elif file.name.endswith((".csv", ".csv.gz")):
             rows = _csv(file, erased, words)
         elif file.suffix in TEXTS:
@@ -83,7 +96,8 @@ def rewrite(
 
 def _words(ids: Sequence[tuple[str, ...]]) -> re.Pattern[str] | None:
     """What finds an id as a whole word; a pair of keys names somebody only together."""
-    alone = [keys[0] for keys in ids if len(keys) == 1 and len(keys[0]) >= SHORTEST]
+    ones = [keys[0] for keys in ids if len(keys) == 1]
+    alone = [one for one in ones if len(one) >= SHORTEST and not one.isdigit()]
     if not alone:
         return None
     return re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, alone))})(?![\w-])")
@@ -102,11 +116,13 @@ def _replace(file: Path, write: Any) -> None:
         scratch.unlink(missing_ok=True)
 
 
-def _parquet(file: Path, erased: Erased) -> int:
+def _parquet(file: Path, erased: Erased, folder: Path) -> int:
     source = pq.ParquetFile(file)
     keys = erased.keys_in(source.schema_arrow.names)
     if not keys:
         return 0
+    if HASHED in source.schema_arrow.names:
+        erased, keys = with_pseudonyms(erased, _salt(file, folder)), [*keys, HASHED]
     kept = [_kept(group, keys, erased) for group in _groups(source, keys)]
     rows = sum(len(mask) - sum(mask) for mask in kept)
     if not rows:
@@ -120,6 +136,30 @@ def _parquet(file: Path, erased: Erased) -> int:
 
     _replace(file, write)
     return rows
+
+
+def with_pseudonyms(erased: Erased, salt: bytes | None) -> Erased:
+    """The list with what the feature logs (serving) have instead of keys: HMAC-SHA256, by the salt
+    of their folder. Only an id that is given can be found by it."""
+    if salt is None:
+        return erased
+    made = {
+        keys: {
+            tuple(hmac.new(salt, one.encode(), hashlib.sha256).hexdigest() for one in values)
+            for values in of
+        }
+        for keys, of in erased.ids.items()
+    }
+    return replace(erased, pseudonyms=made)
+
+
+def _salt(file: Path, folder: Path) -> bytes | None:
+    """STREAMFLOW_API_LOG_SALT, as the API that wrote the logs had it, or their folder's own."""
+    if given := os.environ.get("STREAMFLOW_API_LOG_SALT"):
+        return given.encode()
+    above = [parent for parent in file.parents if parent.is_relative_to(folder)]
+    found = next((parent / ".salt" for parent in above if (parent / ".salt").exists()), None)
+    return found.read_text().strip().encode() if found else None
 
 
 def _groups(source: pq.ParquetFile, keys: list[str]) -> Iterator[pa.Table]:
@@ -164,11 +204,12 @@ def _csv(file: Path, erased: Erased, words: re.Pattern[str] | None) -> int:
             text = lines.record()
             if keyed and len(record) == len(header):
                 gone = erased.any_of(dict(zip(header, record, strict=True)))
+                changed = words.sub(PLACE, text) if words else text
             else:
-                gone = words is not None and words.search(text) is not None
-            rows += gone
+                changed, gone = text, words is not None and words.search(text) is not None
+            rows += gone or changed != text
             if not gone:
-                kept.append(text)
+                kept.append(changed)
     if rows:
         raw = "".join(kept).encode("utf-8", "surrogateescape")
         _replace(file, lambda out: out.write(gzip.compress(raw) if file.suffix == ".gz" else raw))

@@ -63,6 +63,7 @@ class Chaos:
         self.world, self.chance = world, chance
         self.counts: Counter[str] = Counter()
         self.differences: list[str] = []
+        self.corrected = False
 
     # What is done -----------------------------------------------------------------------------
 
@@ -94,12 +95,25 @@ class Chaos:
 
     def kill(self) -> None:
         name, step = self.some_step()
+        if name == "materialize":
+            self.news()
         child = self.world.step(step)
         # Most of a build is its models; a load is over in a moment.
         longest = {"load": 0.5, "build": 9.0, "materialize": 1.5, "apply": 2.0, "audit": 1.0}[name]
         if child.wait(self.chance.random() * longest) is None:
             child.kill()
             self.counts[f"kills of {name}"] += 1
+
+    def news(self) -> None:
+        """A publication with other values: the first drop as it was not delivered last."""
+        self.corrected = not self.corrected
+        drop = self.world.corrected if self.corrected else self.world.drops[0]
+
+        def both() -> None:
+            steps.ingest(drop, show=quiet)
+            steps.build(show=quiet)
+
+        self.run(self.world.step(both))
 
     def two_at_once(self) -> None:
         children = [self.world.step(self.some_step()[1]) for _ in range(self.chance.choice([2, 3]))]

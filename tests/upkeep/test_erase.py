@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
+import hmac
 import json
 import os
 import shutil
@@ -94,6 +96,10 @@ def others(user: str) -> dict[str, list[tuple]]:
     return found
 
 
+def pseudonym(user: str) -> str:
+    return hmac.new(b"pepper", user.encode(), hashlib.sha256).hexdigest()
+
+
 def fill(files: Path, user: str, drop: Path) -> None:
     """Files of each kind that hold the user."""
     write_training_set("2024-01-31..2024-03-31", out=files, keep_unlabelled=True)
@@ -107,8 +113,16 @@ def fill(files: Path, user: str, drop: Path) -> None:
     logged = pa.table({"user_id": [user, "another", user], "skips_7d": [1, 2, 3]})
     (files / "served" / "day=2024-03-31").mkdir(parents=True)
     pq.write_table(logged, files / "served" / "day=2024-03-31" / "0.parquet")
+    # As the API logs what it served: keys hashed by the folder's salt.
+    (files / "feature_logs" / "churn_v1" / "2024-04-01").mkdir(parents=True)
+    (files / "feature_logs" / ".salt").write_text("pepper")
+    hashed = {"user_id": [pseudonym(user), pseudonym("another")], "__keys_hashed": [True, True]}
+    pq.write_table(
+        pa.table(hashed), files / "feature_logs" / "churn_v1" / "2024-04-01" / "0.parquet"
+    )
     with gzip.open(files / "export.csv.gz", "wt", newline="") as out:
         out.write(f'user_id,note\r\n{user},"two\r\nlines"\r\nanother,"a ""quote"""\r\n')
+        out.write(f"third,friend of {user}\r\n")
 
 
 def test_an_erased_user_is_nowhere_and_everybody_else_is_as_before(
@@ -162,10 +176,15 @@ def test_an_erased_user_is_nowhere_and_everybody_else_is_as_before(
     )
     assert "another-user" in (files / "refused" / "usage.csv").read_text()
     with gzip.open(files / "export.csv.gz", "rb") as packed:
-        assert packed.read() == b'user_id,note\r\nanother,"a ""quote"""\r\n'
+        assert packed.read() == (
+            b'user_id,note\r\nanother,"a ""quote"""\r\nthird,friend of (erased)\r\n'
+        )
     assert pq.read_table(files / "served" / "day=2024-03-31" / "0.parquet").to_pylist() == [
         {"user_id": "another", "skips_7d": 2}
     ]
+
+    logged = files / "feature_logs" / "churn_v1" / "2024-04-01" / "0.parquet"
+    assert pq.read_table(logged).column("user_id").to_pylist() == [pseudonym("another")]
 
     # The record says what was done, and not to whom.
     ((entity, asked, found, ended),) = rows(

@@ -1,5 +1,5 @@
--- What release 0.1 made: the schemas and the ledger. It kept no record of what it had applied, so this
--- one may meet a database that has some of it. The raw tables follow from their declaration.
+-- What release 0.1 made: the schemas and the ledger. It kept no record of what it had applied, so
+-- this one may meet a database that has some of it. The raw tables follow from their declaration.
 
 create schema if not exists raw;       -- drops as delivered; written by data/, read by staging
 create schema if not exists staging;   -- dbt views: typed, effective rows as of the newest build

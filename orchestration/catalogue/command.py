@@ -273,6 +273,14 @@ def _used(sets: Sequence[Document], view: str, name: str) -> list[Document]:
     ]
 
 
+def refresh() -> None:
+    """Make the documents anew if anything is published: for a step at the end of others."""
+    with Database().connect() as connection:
+        published = connection.execute("select from ledger.publications limit 1").fetchone()
+    if published is not None:
+        catalogue()
+
+
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""

@@ -127,6 +127,9 @@ def run(options: argparse.Namespace, rest: list[str]) -> int | None:
             steps.pipeline_over(options.drops, options.as_of)
         else:
             steps.pipeline(options.drop, options.as_of)
+        from orchestration.catalogue.command import refresh
+
+        refresh()
     elif options.step == "training-set":
         from orchestration.training_set import main as training_set
 

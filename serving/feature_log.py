@@ -20,8 +20,8 @@ from feast.feature_logging import LOG_DATE_FIELD, LOG_TIMESTAMP_FIELD, REQUEST_I
 from feast.infra.offline_stores.offline_utils import get_offline_store_from_config
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from feast.repo_config import RepoConfig
+from prometheus_client import Counter
 
-from serving import metrics
 from serving.answers import encode, instant
 from serving.catalogue import CLOCKS, Row, Service
 from serving.settings import Settings
@@ -39,6 +39,7 @@ from streamflow_feast.kinds import kind_of
 
 log = logging.getLogger("serving.feature_log")
 
+LOGGED = Counter("streamflow_logged_answers", "Answers sampled for the feature logs.", ["outcome"])
 MOST = 20_000  # answers that wait to be written; more are let go, and counted
 STATUSES = {"unknown": FieldStatus.NOT_FOUND, "older_than_ttl": FieldStatus.OUTSIDE_MAX_AGE}
 
@@ -86,7 +87,7 @@ class FeatureLog:
     def take(self, service: Service, body: bytes, row: Row, given: Mapping[str, Any]) -> None:
         """Have an answer logged."""
         if len(self._waiting) >= MOST:
-            metrics.LOGGED.labels("dropped").inc()
+            LOGGED.labels("dropped").inc()
             return
         self._waiting.append(Served(datetime.now(timezone.utc), service, body, row, given))
 
@@ -103,9 +104,9 @@ class FeatureLog:
             await asyncio.to_thread(self.write, waiting)
         except Exception:  # a full disk must not end the answers
             log.exception("feature logs not written: %s answers are lost", len(waiting))
-            metrics.LOGGED.labels("failed").inc(len(waiting))
+            LOGGED.labels("failed").inc(len(waiting))
         else:
-            metrics.LOGGED.labels("written").inc(len(waiting))
+            LOGGED.labels("written").inc(len(waiting))
 
     def write(self, served: Sequence[Served]) -> None:
         """Append answers to the logs of their services, through the offline store of Feast."""

@@ -16,6 +16,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.values import MutexValue, ValueClass
 
 from serving.answers import UNIX_2000
+from serving.feature_log import LOGGED
 
 if TYPE_CHECKING:
     from serving.state import State
@@ -40,8 +41,6 @@ USERS = Counter("streamflow_users", "Users answered about.", ["service"])
 UNKNOWN_USERS = Counter(
     "streamflow_unknown_users", "Users asked for of whom nothing is known.", ["service"]
 )
-
-LOGGED = Counter("streamflow_logged_answers", "Answers sampled for the feature logs.", ["outcome"])
 
 
 class _AllWorkers:

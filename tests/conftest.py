@@ -36,7 +36,7 @@ SLOW = (
     "data/test_contract.py", "data/test_errors.py", "data/test_order.py", "data/test_server.py",
     "feast/test_commands.py", "feast/test_one_line.py", "feast/test_places.py",
     "feast/test_processes.py",
-    "chaos/", "releases/",
+    "chaos/", "lineage/test_mutation.py", "releases/",
     "orchestration/test_faults.py", "orchestration/test_live.py", "orchestration/test_steps.py",
     "serving/test_access.py", "serving/test_openapi.py", "serving/test_outages.py",
     "serving/test_page.py", "serving/test_ready.py",

@@ -140,7 +140,7 @@ function show(vector, service) {
     const rows = view.features.map((feature) => {
       const compareCell = element("div", { class: "compare" });
       const about = element("div", {},
-        element("a", { class: "name", href: `/browse?feature=${encodeURIComponent(`${view.name}.${feature.column}`)}` }, feature.name),
+        element("span", { class: "name" }, feature.name),
         element("p", { class: "meaning" }, ...prose(feature.description),
           feature.lineage ? element("span", {}, " ", element("a", {
             href: feature.lineage, "aria-label": `Lineage of ${feature.name} in dbt's docs` }, "Lineage")) : null));

@@ -20,7 +20,8 @@ from data.contract import declared
 from data.database import Database
 from data.load.load import load
 from tests.dbt import histories
-from tests.dbt.oracle import EVENT_KEYS, Delivery, Known, Pair, Values, features, midnight
+from tests.dbt.known import EVENT_KEYS, Delivery, Known, Pair, Values, midnight
+from tests.dbt.oracle import features
 
 PROJECT = Path(__file__).resolve().parents[2] / "dbt_project"
 FEATURES = (

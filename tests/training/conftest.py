@@ -194,6 +194,15 @@ def world(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         yield World(connection, stock, feast_store(tmp_path, OURS))
 
 
+@pytest.fixture
+def days(world: World) -> World:
+    """User a has fee n from day n on, for ten days."""
+    world.put(
+        "plan_features", *(Version("a", day(d), day(20), (float(d), d, "x")) for d in range(10))
+    )
+    return world
+
+
 # --- a small project, loaded and built ---------------------------------------------------------
 
 JANUARY = {

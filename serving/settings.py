@@ -57,10 +57,11 @@ class Settings(BaseSettings):
         return is_loopback(self.host)
 
     def check(self) -> None:
-        """Refuse what would open the features to the network.
+        """Refuse what would open the features to the network, and logs that cannot be written.
 
         Raises:
-            SettingsError: outside of loopback without an API key, or a key that is no secret.
+            SettingsError: outside of loopback without an API key, a key that is no secret, or a
+                folder of logs that cannot be written to.
         """
         keys = Keys(self)
         if not keys and not self.loopback_only():
@@ -68,6 +69,15 @@ class Settings(BaseSettings):
                 f"refusing to listen on {self.host} without an API key: set STREAMFLOW_API_KEYS "
                 "or STREAMFLOW_API_KEYS_FILE, or listen on 127.0.0.1"
             )
+        if self.log_features:
+            try:
+                self.log_folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise SettingsError(
+                    f"cannot make STREAMFLOW_API_LOG_FOLDER {self.log_folder}: {error.strerror}"
+                ) from None
+            if not os.access(self.log_folder, os.W_OK):
+                raise SettingsError(f"cannot write to STREAMFLOW_API_LOG_FOLDER {self.log_folder}")
 
 
 class Keys:

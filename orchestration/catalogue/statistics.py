@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -15,6 +15,7 @@ from streamflow_feast.dbt.manifest import Column, FeatureTable
 from streamflow_feast.dbt.types import without_digits
 
 PAST = 12  # as_of's
+MONTH = timedelta(days=28)
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 CATEGORIES = 5
 Series = list[dict[str, Any]]  # an entry an as_of, the oldest first
@@ -24,7 +25,7 @@ def statistics(
     connection: psycopg.Connection, table: FeatureTable
 ) -> tuple[dict[str, Series], dict[str, dict[str, Any]]]:
     """Feature -> its series over the newest as_of's, and feature -> its drift in the newest of them
-    against the one before (none while there is only one)."""
+    against a month before (none while there is only one)."""
     every = sorted(set(as_ofs(connection, [table])))  # (of one table, they come a row each)
     days = every[-PAST:]
     series = {
@@ -33,17 +34,25 @@ def statistics(
     }
     if len(every) < 2:
         return series, {}
+    before, now = a_month_before(every), every[-1]
     moved = {
         found.feature: {
             **{k: v for k, v in asdict(found).items() if k not in ("table", "feature")},
-            "before": every[-2].isoformat(),
-            "as_of": every[-1].isoformat(),
+            "before": before.isoformat(),
+            "as_of": now.isoformat(),
             "test": found.test,
             "psi_band": found.psi_band,
         }
-        for found in drift(connection, [table], every[-2], every[-1])
+        for found in drift(connection, [table], before, now)
     }
     return series, moved
+
+
+def a_month_before(days: Sequence[datetime]) -> datetime:
+    """Of ascending as_of's, the newest that lies a month (28 days) before the last; where there is
+    none so old, the oldest."""
+    old = [day for day in days if day <= days[-1] - MONTH]
+    return old[-1] if old else days[0]
 
 
 def _series(

@@ -115,12 +115,13 @@ def read(manifest: Mapping[str, Any]) -> ProjectLineage:
         LineageError: names the model and the column that cannot be resolved, or the feature that
             no column of a raw file goes into.
     """
-    raw = {unique_id: tuple(source["columns"]) for unique_id, source in manifest["sources"].items()}
+    others = {node["unique_id"]: node for node in _nodes(manifest, "seed", "snapshot")}
+    given = {**manifest["sources"], **others}
+    # Of a seed or snapshot no column is one of a raw file.
+    raw = {uid: () if uid in others else tuple(node["columns"]) for uid, node in given.items()}
     relations = {
-        _place(source): relation(
-            unique_id, [*raw[unique_id], *BOOKKEEPING] if raw[unique_id] else None
-        )
-        for unique_id, source in manifest["sources"].items()
+        _place(node): relation(uid, [*node["columns"], *BOOKKEEPING] if raw[uid] else None)
+        for uid, node in given.items()
     }
     models = {node["unique_id"]: node for node in _models(manifest)}
     order = TopologicalSorter(
@@ -212,7 +213,11 @@ def is_versioned(node: Mapping[str, Any]) -> bool:
 
 
 def _models(manifest: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [node for node in manifest["nodes"].values() if node["resource_type"] == "model"]
+    return _nodes(manifest, "model")
+
+
+def _nodes(manifest: Mapping[str, Any], *types: str) -> list[Mapping[str, Any]]:
+    return [node for node in manifest["nodes"].values() if node["resource_type"] in types]
 
 
 def _place(node: Mapping[str, Any]) -> tuple[str, str]:

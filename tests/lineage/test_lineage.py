@@ -176,3 +176,20 @@ def test_a_feature_that_no_raw_column_goes_into_is_refused(sample: Database) -> 
             )
     with pytest.raises(LineageError, match=r"model user_features .*goes into has_family"):
         read(manifest)
+
+
+def test_a_seed_may_be_read_and_counts_as_no_raw_file(sample: Database) -> None:
+    manifest: Any = copy.deepcopy(compiled_manifest())
+    seed = {"unique_id": "seed.streamflow.plans", "name": "plans", "resource_type": "seed"}
+    place = {"schema": "staging", "database": "streamflow", "alias": "plans", "columns": {}}
+    manifest["nodes"]["seed.streamflow.plans"] = seed | place
+    node = next(n for n in manifest["nodes"].values() if n["name"] == "user_features")
+    old = node["compiled_code"]
+    join = "left join staging.plans on plans.plan = users.user_gender"
+    node["compiled_code"] = old.replace("where pairs.in_spine", f"{join} where pairs.in_spine")
+    assert node["compiled_code"] != old
+    rows = read(manifest).steps["model.streamflow.user_features"].rows
+    assert ("seed.streamflow.plans", "plan") in {(use.relation, use.column) for use in rows}
+    node["compiled_code"] = node["compiled_code"].replace("users.has_family", "plans.has_family")
+    with pytest.raises(LineageError, match="goes into has_family"):
+        read(manifest)

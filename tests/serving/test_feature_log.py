@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from data.database import Database
 from serving import feature_log
 from serving.main import create_app
-from serving.settings import Settings
+from serving.settings import Settings, SettingsError
 from tests.serving.hand_made import running
 
 REQUESTS, ROUNDS = 200, 15
@@ -97,6 +97,13 @@ def test_what_cannot_be_written_is_counted_and_nobody_waits(
     assert 'streamflow_logged_answers_total{outcome="failed"}' in text
     [file] = tmp_path.rglob("*.parquet")  # what came after is there
     assert pq.read_table(file).num_rows == 1
+
+
+def test_a_folder_that_cannot_be_made_stops_the_start(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match=r"cannot make STREAMFLOW_API_LOG_FOLDER .*file/logs"):
+        Settings(log_features=0.1, log_folder=tmp_path / "file" / "logs").check()
+    Settings(log_features=0, log_folder=tmp_path / "file" / "logs").check()
 
 
 def test_a_share_is_between_nothing_and_all() -> None:

@@ -165,10 +165,12 @@ bench-build bench-publish bench-training bench-serving:
 .PHONY: lock
 lock: $(VENV)/.runtime ## resolve the versions again (UPGRADE=1: the newest ones)
 	@$(PIP_INSTALL) --quiet uv
-	$(UV_COMPILE) --all-extras $(if $(call given,UPGRADE),--upgrade) -o requirements-dev.lock
+	$(UV_COMPILE) --extra dev --extra orchestration --extra redis $(if $(call given,UPGRADE),--upgrade) -o requirements-dev.lock
 	$(UV_COMPILE) $(if $(call given,UPGRADE),--upgrade) -c requirements-dev.lock -o requirements.lock
 	$(UV_COMPILE) $(if $(call given,UPGRADE),--upgrade) --extra orchestration -c requirements-dev.lock \
 		-o requirements-orchestrator.lock
+	$(UV_COMPILE) $(if $(call given,UPGRADE),--upgrade) --extra spark -c requirements-dev.lock \
+		-o requirements-spark.lock
 
 .PHONY: clean
 clean: down ## stop, then remove the environment, the database and everything generated

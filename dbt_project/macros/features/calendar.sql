@@ -12,11 +12,7 @@
     {%- else -%}
     select {{ utc_instant('instant') }} as as_of
     from (
-        select generate_series(
-            date_trunc('{{ cadence }}', first_as_of at time zone 'UTC'),
-            last_as_of at time zone 'UTC',
-            interval '1 {{ cadence }}'
-        ) as instant, first_as_of
+        select {{ calendar_instants(cadence, 'first_as_of', 'last_as_of') }} as instant, first_as_of
         from (
             select {{ instant_literal(since) if since else 'min(as_of)' }} as first_as_of, max(as_of) as last_as_of
             from ({{ counted_drops(loads, horizon) }}) as drops

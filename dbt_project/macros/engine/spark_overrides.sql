@@ -1,0 +1,31 @@
+{#- dbt's own questions about a contract, in which Spark's adapter would use the YAML's words. -#}
+
+
+{% macro spark__get_empty_schema_sql(columns) %}
+    select
+    {%- for name, column in columns.items() %}
+        cast(null as {{ type_of(column.data_type) }}) as {{ name }}{{ ',' if not loop.last }}
+    {%- endfor %}
+{% endmacro %}
+
+
+{#- An incremental model goes through a temporary view, of which dbt-spark checks no contract. -#}
+{% macro spark__create_temporary_view(relation, compiled_code) -%}
+    {%- if config.get('contract').enforced %}
+        {{ get_assert_columns_equivalent(compiled_code) }}
+    {%- endif %}
+    create or replace temporary view {{ relation }} as
+        {{ compiled_code }}
+{%- endmacro %}
+
+
+{#-
+    Where a table lies that is made anew by each build: of one that was killed while it was made, the
+    files are left and the next one takes their place. (In a folder that Spark chose they would be in
+    the way for ever.)
+-#}
+{% macro spark__location_clause() -%}
+    {%- if model.schema == 'staging' %}
+    location '{{ lake_folder() }}/staging/{{ model.alias }}'
+    {%- endif %}
+{%- endmacro %}

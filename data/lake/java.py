@@ -27,10 +27,17 @@ exec '{java}' "$@"
 ENVIRONMENT = """# Written by `make spark`.
 JAVA_HOME="${{JAVA_HOME:-{home}}}"
 STREAMFLOW_LAKE="${{STREAMFLOW_LAKE:-{lake}}}"
+SPARK_DRIVER_MEMORY="${{STREAMFLOW_SPARK_MEMORY:-1500m}}"
 """
-# One process at a time has a Derby catalog. A cluster has a metastore of its own: there these two
-# lines are not read, since its own configuration is.
+# One process at a time has a Derby catalog. A cluster has a metastore of its own: there none of this
+# is read, since its own settings are.
 DEFAULTS = """# Written by `make spark`.
+spark.app.name streamflow
+spark.driver.host 127.0.0.1
+spark.driver.bindAddress 127.0.0.1
+spark.ui.enabled false
+spark.ui.showConsoleProgress false
+spark.sql.session.timeZone UTC
 spark.hadoop.hive.metastore.warehouse.dir ${env.STREAMFLOW_LAKE}/warehouse
 spark.hadoop.javax.jdo.option.ConnectionURL \
 jdbc:derby:;databaseName=${env.STREAMFLOW_LAKE}/metastore;create=true

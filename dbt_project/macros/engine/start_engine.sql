@@ -30,17 +30,7 @@
         ~ 'cadence string, since timestamp, rows_appended string, definitions string, manifest string, '
         ~ 'tests_run bigint, published_at timestamp'
     ) %}
-    {% set lake = lake_folder() %}
-    {#- Loads add files and folders without asking the catalog, so it must not remember which there are. -#}
-    {% do run_query('set spark.sql.hive.manageFilesourcePartitions = false') %}
-    {% do raw_part(
-        'loads', 'load_id bigint, table_name string, as_of timestamp, loaded_at timestamp, rows_read bigint, '
-        ~ 'rows_added bigint, rows_retracted bigint, sha256 string, recorded array<string>', lake
-    ) %}
-    {% for source in graph.sources.values() if source.source_name == 'raw' and source.name != 'loads' %}
-        {% do raw_view(source, lake) %}
-    {% endfor %}
-    {% do run_query('set spark.sql.hive.manageFilesourcePartitions = true') %}
+    {% do raw_tables() %}
     {% do show_published() %}
 {% endmacro %}
 
@@ -51,29 +41,51 @@
 {% endmacro %}
 
 
-{#- A table over a folder of the lake. It is made again where the declaration gained a column. -#}
-{% macro raw_part(name, columns, lake, partition='') %}
-    {% set there = run_query("show tables in raw like '" ~ name ~ "'").rows %}
-    {% set wanted = columns ~ (', ' ~ partition if partition) %}
-    {% if there %}
-        {% set found = [] %}
-        {% for column in adapter.get_columns_in_relation(api.Relation.create(schema='raw', identifier=name)) %}
-            {% do found.append(column.name ~ ' ' ~ column.dtype) %}
-        {% endfor %}
-        {% if found | join(', ') != wanted %}
-            {% do run_query('drop table raw.' ~ name) %}
-        {% endif %}
-    {% endif %}
-    {% do run_query(
-        'create table if not exists raw.' ~ name ~ ' (' ~ wanted ~ ') using parquet'
-        ~ (' partitioned by (' ~ partition.split(' ')[0] ~ ')' if partition)
-        ~ " location '" ~ lake ~ '/raw/' ~ name ~ "'"
+{#-
+    The raw tables of the catalog, as they are declared. They are made again where the declaration
+    changed: of one that is no more than files in a folder, nothing is lost by that.
+-#}
+{% macro raw_tables() %}
+    {% set lake = lake_folder() %}
+    {% set statements, parts = [], [] %}
+    {% do raw_part(
+        'loads', 'load_id bigint, table_name string, as_of timestamp, loaded_at timestamp, rows_read bigint, '
+        ~ 'rows_added bigint, rows_retracted bigint, sha256 string, recorded array<string>', lake, parts, statements
     ) %}
-    {% do run_query('refresh table raw.' ~ name) %}
+    {% for source in graph.sources.values() | sort(attribute='name')
+        if source.source_name == 'raw' and source.name != 'loads' %}
+        {% do raw_view(source, lake, parts, statements) %}
+    {% endfor %}
+    {% set wanted = local_md5(statements | join(';')) %}
+    {% set there = run_query("show tables in raw like 'loads'").rows | length > 0 %}
+    {% if not there or run_query("show tblproperties raw.loads ('declaration')").rows[0][1] != wanted %}
+        {#- Loads add files and folders without asking the catalog, so it must not remember them. -#}
+        {% do run_query('set spark.sql.hive.manageFilesourcePartitions = false') %}
+        {% for statement in statements %}
+            {% do run_query(statement) %}
+        {% endfor %}
+        {% do run_query('set spark.sql.hive.manageFilesourcePartitions = true') %}
+        {% do run_query("alter table raw.loads set tblproperties ('declaration' = '" ~ wanted ~ "')") %}
+    {% endif %}
+    {% for part in parts %}
+        {% do run_query('refresh table raw.' ~ part) %}
+    {% endfor %}
 {% endmacro %}
 
 
-{% macro raw_view(source, lake) %}
+{#- Adds the statements for a table over a folder of the lake. -#}
+{% macro raw_part(name, columns, lake, parts, statements, partition='') %}
+    {% do parts.append(name) %}
+    {% do statements.append('drop table if exists raw.' ~ name) %}
+    {% do statements.append(
+        'create table raw.' ~ name ~ ' (' ~ columns ~ (', ' ~ partition if partition) ~ ') using parquet'
+        ~ (' partitioned by (' ~ partition.split(' ')[0] ~ ')' if partition)
+        ~ " location '" ~ lake ~ '/raw/' ~ name ~ "'"
+    ) %}
+{% endmacro %}
+
+
+{% macro raw_view(source, lake, parts, statements) %}
     {% set name, key = source.name, (source.config.meta or source.meta).key %}
     {% set columns, keys = [], [] %}
     {% for column in source.columns.values() %}
@@ -82,12 +94,11 @@
             {% do keys.append(column.name ~ ' ' ~ type_of(column.data_type)) %}
         {% endif %}
     {% endfor %}
-    {% set of_load = 'load_id bigint' %}
-    {% do raw_part(name ~ '_rows', (columns + [of_load, 'loaded_at timestamp']) | join(', '), lake, 'as_of timestamp') %}
-    {% do raw_part(
-        name ~ '_superseded', (keys + ['as_of timestamp', of_load, 'superseded_by bigint']) | join(', '), lake
-    ) %}
-    {% do run_query(
+    {% set of_load = ['load_id bigint', 'loaded_at timestamp'] %}
+    {% do raw_part(name ~ '_rows', (columns + of_load) | join(', '), lake, parts, statements, 'as_of timestamp') %}
+    {% set gone = keys + ['as_of timestamp', 'load_id bigint', 'superseded_by bigint'] %}
+    {% do raw_part(name ~ '_superseded', gone | join(', '), lake, parts, statements) %}
+    {% do statements.append(
         'create or replace view ' ~ source.relation_name ~ ' as select stated.*, gone.superseded_by from raw.' ~ name
         ~ '_rows as stated left join raw.' ~ name ~ '_superseded as gone on '
         ~ same(key + ['as_of', 'load_id'], 'stated', 'gone')

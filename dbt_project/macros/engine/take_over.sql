@@ -43,8 +43,7 @@ end $$") %}
             {% if known_at not in known %}
                 {% do log('Removing what an unpublished build left in ' ~ row[1] ~ '.', info=true) %}
                 {% do run_query(
-                    'alter table features.' ~ row[1] ~ ' drop if exists partition (known_at = '
-                    ~ instant_literal(known_at) ~ ') purge'
+                    'alter table features.' ~ row[1] ~ " drop if exists partition (known_at = '" ~ known_at ~ "') purge"
                 ) %}
             {% endif %}
         {% endfor %}

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from data import errors
 from data.database import Database
 from data.paths import DBT_PROJECT, FEATURE_REPO, PROCESSED, ROOT, code_version
+from data.target import target as target_of_dbt
 from orchestration.advice import here
 from orchestration.shown import Progress, WithoutFeastsDates
 from orchestration.surroundings import environment, inside
@@ -100,7 +101,7 @@ def ingest(
     Raises:
         StepError: the drop was refused (its cause, a `DropError`, has every error).
     """
-    from data.load.load import load
+    from data.target import load
 
     repair = f"make load DROP={folder}"
     with told_as("ingest", repair):
@@ -146,6 +147,10 @@ def build(*, show: Callable[[str], None] = say, **variables: object) -> BuildRes
         again = bool(told and told.transient)
         what = f"nothing was published: {what}"
         raise StepError("build", what, _repaired(told, "make build"), transient=again)
+    if target_of_dbt() == "spark":
+        from streamflow_feast.lake.ledger import mirrored
+
+        mirrored()
     with Database().connect() as connection:
         row = connection.execute(
             "select known_at, rows_appended from ledger.publications where invocation_id = %s",

@@ -147,7 +147,9 @@ def write(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> i
         if writer is None:
             path.parent.mkdir(parents=True, exist_ok=True)
             writer = pq.ParquetWriter(temporary, schema, compression="zstd")
-        arrays = [column.cast(field.type) for column, field in zip(batch.columns, schema, strict=True)]
+        arrays = [
+            column.cast(field.type) for column, field in zip(batch.columns, schema, strict=True)
+        ]
         writer.write_batch(pa.record_batch(arrays, schema=schema))
         rows += batch.num_rows
     if writer is not None:

@@ -52,9 +52,7 @@ def differ(names: Sequence[str], left: str, right: str) -> str:
     return "(" + " or ".join(f'{left}."{n}" is distinct from {right}."{n}"' for n in names) + ")"
 
 
-def stage(
-    duck: duckdb.DuckDBPyConnection, table: Table, drop: Drop, *, quarantine: bool
-) -> Staged:
+def stage(duck: duckdb.DuckDBPyConnection, table: Table, drop: Drop, *, quarantine: bool) -> Staged:
     """Read a file, noting in its report what is wrong with single rows; see data/load/stage.py.
 
     Raises:
@@ -207,7 +205,7 @@ def _check_known(
     (key,) = lister.key
     known = f'select "{key}" as id from raw_{lister.name} where superseded_by is null'
     if there is not None:
-        known += f" and as_of <> ? union all select \"{key}\" from {name_of(lister)}"
+        known += f' and as_of <> ? union all select "{key}" from {name_of(lister)}'
     shown = "" if most(staged) == "all" else f"limit {most(staged)}"
     found = duck.execute(
         f'with named as (select distinct "{column.name}" as id from {name_of(staged.table)}),'

@@ -28,9 +28,10 @@ ENVIRONMENT = """# Written by `make spark`.
 JAVA_HOME="${{JAVA_HOME:-{home}}}"
 STREAMFLOW_LAKE="${{STREAMFLOW_LAKE:-{lake}}}"
 SPARK_DRIVER_MEMORY="${{STREAMFLOW_SPARK_MEMORY:-1500m}}"
+SPARK_SUBMIT_OPTS="${{STREAMFLOW_SPARK_JAVA:--XX:TieredStopAtLevel=1}} $SPARK_SUBMIT_OPTS"
 """
-# One process at a time has a Derby catalog. A cluster has a metastore of its own: there none of this
-# is read, since its own settings are.
+# One process at a time has a Derby catalog. A cluster has a metastore and settings of its own, and
+# none of this is read there.
 DEFAULTS = """# Written by `make spark`.
 spark.app.name streamflow
 spark.driver.host 127.0.0.1
@@ -42,7 +43,7 @@ spark.hadoop.hive.metastore.warehouse.dir ${env.STREAMFLOW_LAKE}/warehouse
 spark.hadoop.javax.jdo.option.ConnectionURL \
 jdbc:derby:;databaseName=${env.STREAMFLOW_LAKE}/metastore;create=true
 spark.driver.extraJavaOptions -Duser.timezone=UTC -Dderby.stream.error.file=/dev/null \
--XX:+UseSerialGC -XX:TieredStopAtLevel=1
+-XX:+UseSerialGC -XX:MetaspaceSize=400m -XX:ReservedCodeCacheSize=240m
 """
 LOGGING = """# Written by `make spark`: what dbt and Feast raise is told by them.
 rootLogger.level = error

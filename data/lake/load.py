@@ -313,7 +313,8 @@ class _Merge:
         )
         if again:
             self.duck.execute(
-                f"create or replace temp table again as select distinct on ({listed(table.key, 'r')})"
+                "create or replace temp table again as"
+                f" select distinct on ({listed(table.key, 'r')})"
                 f" {listed(columns, 'r')}, r.as_of, r.load_id from raw_{table.name} as r"
                 f" join outgoing as o on {same(table.key, 'r', 'o')} and o.superseded_by is null"
                 " and o.line is null where r.as_of < ? and r.replaced_by is null"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from typing import Any
 
 from data.paths import lake
@@ -28,6 +29,7 @@ def session() -> Any:
     # What it raises is told by whoever catches it; it would be logged as ten kilobytes of JSON.
     logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
     os.environ.setdefault("STREAMFLOW_LAKE", str(lake()))
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     builder = SparkSession.builder.enableHiveSupport()
     for name, value in {
         "spark.master": os.environ.get("STREAMFLOW_SPARK_MASTER", "local[2]"),

@@ -104,6 +104,15 @@ create table if not exists ledger.materializations (
     materialized_at timestamptz not null default clock_timestamp()
 );
 
+-- Where dbt builds on Spark: of which view and as_of the versions were brought from the lake into
+-- published.<view>, and up to which publication.
+create table if not exists ledger.brought (
+    view_name text not null,
+    as_of timestamptz not null,
+    publication timestamptz not null,
+    primary key (view_name, as_of)
+);
+
 -- One row per view and audit: does online equal offline?
 create table if not exists ledger.audits (
     audit_id bigint generated always as identity primary key,

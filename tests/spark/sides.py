@@ -1,4 +1,4 @@
-"""Two builds of the same drops, one on Postgres and one on Spark, and how they differ, cell by cell.
+"""Two builds of the same drops, on Postgres and on Spark, and how they differ, cell by cell.
 
 A cell is one column of one row. Two cells are equal when their bytes are: a float's sign of zero
 and its last bit count. What each engine's clock says (known_at) is compared by its place among the
@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from psycopg import sql
 
+from data.__main__ import prepare
 from data.database import Database
 from data.lake.load import load as load_lake
 from data.lake.session import session
@@ -28,6 +29,7 @@ from tests.dbt import builds
 
 PLACE = "known_at"  # in its place stands the number of the publication
 SHOWN = 5
+DATABASES = {"postgres": "streamflow", "spark": "streamflow_spark"}  # ledger and online tables
 
 
 @dataclass
@@ -51,6 +53,10 @@ class Sides:
     folder: Path
     project: Path = builds.PROJECT
 
+    def __post_init__(self) -> None:
+        with self.environment("spark"):
+            prepare(Database())
+
     @property
     def lake(self) -> Path:
         return self.folder / "lake"
@@ -62,6 +68,7 @@ class Sides:
             "STREAMFLOW_LAKE": str(self.lake),
             "STREAMFLOW_TARGET": target,
             "DBT_TARGET_PATH": str(self.folder / f"target-{target}"),
+            "STREAMFLOW_PG_DATABASE": DATABASES[target],
         }
         before = {name: os.environ.get(name) for name in given}
         os.environ |= given
@@ -75,8 +82,10 @@ class Sides:
 
     def deliver(self, drop: Path) -> tuple[Any, Any]:
         """Load a drop into both; both results."""
+        with self.environment("postgres"):
+            postgres = load_postgres(drop)
         with self.environment("spark"):
-            return load_postgres(drop), load_lake(drop)
+            return postgres, load_lake(drop)
 
     def build(self, target: str, *arguments: str, **variables: Any) -> builds.Outcome:
         """`dbt build` on one of the two, without the unit tests."""
@@ -106,8 +115,8 @@ class Sides:
                 right = _of_spark(relation, left.schema)
                 total.add(
                     compare_tables(
-                        _numbered(left, known["postgres"]),
-                        _numbered(right, known["spark"]),
+                        numbered(left, known["postgres"]),
+                        numbered(right, known["spark"]),
                         [*keys, "as_of", PLACE],
                         relation,
                     )
@@ -186,7 +195,7 @@ def _of_spark(relation: str, schema: pa.Schema) -> pa.Table:
     )
 
 
-def _numbered(table: pa.Table, publications: list[Any]) -> pa.Table:
+def numbered(table: pa.Table, publications: list[Any]) -> pa.Table:
     place = table.column_names.index(PLACE)
     instants = pa.array(publications, pa.timestamp("us", "UTC"))
     return table.set_column(place, PLACE, pc.index_in(table.column(PLACE), value_set=instants))
@@ -201,10 +210,15 @@ def compare_tables(left: pa.Table, right: pa.Table, keys: list[str], name: str) 
     if left.num_rows != right.num_rows or any(
         not left.column(key).equals(right.column(key)) for key in keys
     ):
-        rows = [set(zip(*(t.column(key).to_pylist() for key in keys), strict=True)) for t in (left, right)]
+        rows = [
+            set(zip(*(t.column(key).to_pylist() for key in keys), strict=True))
+            for t in (left, right)
+        ]
         lonely = rows[0] ^ rows[1]
         result.different = max(len(lonely), 1) * width
-        result.examples = [f"{name}: {row} is on one side alone" for row in sorted(lonely, key=str)[:SHOWN]]
+        result.examples = [
+            f"{name}: {row} is on one side alone" for row in sorted(lonely, key=str)[:SHOWN]
+        ]
         return result
     for column in left.column_names:
         unequal = differing(left.column(column), right.column(column))
@@ -227,6 +241,5 @@ def differing(left: pa.ChunkedArray, right: pa.ChunkedArray) -> list[int]:
 
 def _bits(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_float64(column.type):
-        plain = pa.chunked_array([chunk.view(pa.int64()) for chunk in column.chunks], pa.int64())
-        return plain
+        return pa.chunked_array([chunk.view(pa.int64()) for chunk in column.chunks], pa.int64())
     return column

@@ -36,7 +36,10 @@
 
 
 {% macro ledger_table(name, columns) %}
-    {% do run_query('create table if not exists ledger.' ~ name ~ ' (' ~ columns ~ ') using parquet') %}
+    {% do run_query(
+        'create table if not exists ledger.' ~ name ~ ' (' ~ columns ~ ") using parquet location '" ~ lake_folder()
+        ~ '/ledger/' ~ name ~ "'"
+    ) %}
     {% do run_query('refresh table ledger.' ~ name) %}
 {% endmacro %}
 

@@ -146,7 +146,7 @@ class StreamflowRetrievalJob(PostgreSQLRetrievalJob):
                 for connection in connections:
                     connection.cancel_safe()
                 raise
-        return _beside(frame, found)
+        return beside(frame, found)
 
     def _look_up(
         self,
@@ -241,7 +241,7 @@ def _share_snapshot(connections: list[psycopg.Connection]) -> None:
         connection.execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(snapshot)))
 
 
-def _beside(frame: pa.Table, features: pa.Table) -> pa.Table:
+def beside(frame: pa.Table, features: pa.Table) -> pa.Table:
     """The features, whose first column says which row of the frame they are for, beside it."""
     numbers = features.column(0).to_numpy()
     places = np.empty_like(numbers)

@@ -176,6 +176,10 @@ bench-serving: $(VENV)/.dev ## requests a second against feast serve
 bench-build bench-publish bench-training bench-serving:
 	@$(PY) tests/bench/$(subst -,_,$@).py $(call given,ARGS)
 
+.PHONY: bench-spark
+bench-spark: $(VENV)/.spark $(VENV)/.dev ## the whole path on Spark at 10,000, 100,000 and 1,000,000 users
+	@$(PY) tests/bench/bench_spark.py $(call given,ARGS)
+
 .PHONY: lock
 lock: $(VENV)/.runtime ## resolve the versions again (UPGRADE=1: the newest ones)
 	@$(PIP_INSTALL) --quiet uv

@@ -145,7 +145,8 @@ def test_the_top_level_holds_what_the_readme_names() -> None:
     top = {name.partition("/")[0] for name in tracked.splitlines()}
     files = {
         "Dockerfile", "LICENSE", "Makefile", "README.md", "docker-compose.yml", "pyproject.toml",
-        "requirements-dev.lock", "requirements-orchestrator.lock", "requirements.lock",
+        "requirements-dev.lock", "requirements-orchestrator.lock", "requirements-spark.lock",
+        "requirements.lock",
     }  # fmt: skip
     hidden = {".ci", ".dockerignore", ".env.example", ".gitignore", ".sqlfluff", ".sqlfluffignore"}
     folders = {

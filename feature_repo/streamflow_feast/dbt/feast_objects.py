@@ -46,6 +46,7 @@ ON_DEMAND = "on_demand.py"  # in the feature repo
 
 # At every apply; what it warns of, pandas mode on large frames, is not what is used here.
 warnings.filterwarnings("ignore", "On demand feature view is an experimental", RuntimeWarning)
+warnings.filterwarnings("ignore", "The spark data source API is an experimental", RuntimeWarning)
 
 
 class DbtFeatureView(FeatureView):

@@ -30,8 +30,8 @@ def rows(name: str) -> list[dict[str, Any]]:
     folder = lake() / "ledger" / name
     if not folder.is_dir():
         return []
-    options = pyarrow.dataset.ParquetFragmentScanOptions(coerce_int96_timestamp_unit="us")
-    form = pyarrow.dataset.ParquetFileFormat(default_fragment_scan_options=options)
+    options = pyarrow.dataset.ParquetReadOptions(coerce_int96_timestamp_unit="us")
+    form = pyarrow.dataset.ParquetFileFormat(read_options=options)
     found = pyarrow.dataset.dataset(folder, format=form).to_table()
     for place, field in enumerate(found.schema):
         if pa.types.is_timestamp(field.type):  # Spark writes instants, which are UTC

@@ -61,13 +61,7 @@ def bring(
 
 def _shape(connection: psycopg.Connection, view: View) -> None:
     """The table of the view's versions, and the newest of them as a view, with its columns."""
-    columns = {
-        **dict(view.keys),
-        "as_of": "timestamptz",
-        "known_at": "timestamptz",
-        "is_retracted": "boolean",
-        **dict(view.columns),
-    }
+    columns = _columns(view)
     there = [
         row[0]
         for row in connection.execute(
@@ -96,12 +90,7 @@ def _shape(connection: psycopg.Connection, view: View) -> None:
     if not there:
         connection.execute(
             sql.SQL("create table {} ({}, primary key ({}, as_of, known_at))").format(
-                view.relation,
-                sql.SQL(", ").join(
-                    sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(kind))
-                    for name, kind in columns.items()
-                ),
-                keys,
+                view.relation, _declared(columns), keys
             )
         )
         connection.execute(sql.SQL("create index on {} (as_of, known_at)").format(view.relation))
@@ -110,6 +99,21 @@ def _shape(connection: psycopg.Connection, view: View) -> None:
             "create view {} as select {} from (select distinct on ({}, as_of) * from {}"
             " order by {}, as_of, known_at desc) as newest where not is_retracted"
         ).format(latest, identifiers(columns), keys, view.relation, keys)
+    )
+
+
+def _columns(view: View) -> dict[str, str]:
+    """Column -> Postgres type of the view's versions."""
+    of_version = dict(zip(VERSION, ("timestamptz", "timestamptz", "boolean"), strict=True))
+    return {**dict(view.keys), **of_version, **dict(view.columns)}
+
+
+def _declared(columns: dict[str, str]) -> sql.Composed:
+    return sql.SQL("{}").format(
+        sql.SQL(", ").join(
+            sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(kind))
+            for name, kind in columns.items()
+        )
     )
 
 
@@ -153,12 +157,10 @@ def _bring_slice(
     if since is not None:
         query += f" and known_at > timestamp '{since.isoformat()}'"
     rows = session().sql(query)
-    staged = sql.Identifier("staging", f"{STAGING}{view.name[:40]}_{secrets.token_hex(4)}")
+    staged = sql.Identifier("published", f"{STAGING}{view.name[:40]}_{secrets.token_hex(4)}")
     with Database().connect() as own:  # the tasks have to see it
         own.execute(
-            sql.SQL("create unlogged table {} as select {} from {} limit 0").format(
-                staged, identifiers(names), view.relation
-            )
+            sql.SQL("create unlogged table {} ({})").format(staged, _declared(_columns(view)))
         )
     tasks = max(1, -(-rows.count() // ROWS_A_TASK))
     writer = _Writer(Database().conninfo(), staged.as_string(), names)
@@ -199,7 +201,7 @@ def _drop_leavings() -> None:
     """Staged tables of runs that were killed; only one run at a time comes here."""
     with Database().connect() as own:
         for (name,) in own.execute(
-            "select tablename from pg_tables where schemaname = 'staging' and tablename like %s",
+            "select tablename from pg_tables where schemaname = 'published' and tablename like %s",
             [f"{STAGING}%"],
         ).fetchall():
-            own.execute(sql.SQL("drop table {}").format(sql.Identifier("staging", name)))
+            own.execute(sql.SQL("drop table {}").format(sql.Identifier("published", name)))

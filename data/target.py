@@ -9,6 +9,7 @@ from pathlib import Path
 from data.database import Database
 from data.load.load import LoadResult
 from data.load.load import load as load_into_postgres
+from data.load.loaded import last_load as last_load_in_postgres
 
 TARGETS = ("postgres", "spark")  # dbt's, of dbt_project/profiles.yml
 
@@ -40,3 +41,12 @@ def load(
 
         return load_into_lake(folder, quarantine=quarantine)
     return load_into_postgres(folder, settings, quarantine=quarantine)
+
+
+def last_load(folder: Path) -> int | None:
+    """The newest load of the drop `folder`, if it was of these very files; otherwise None."""
+    if target() == "spark":
+        from data.lake.load import last_load as last_load_in_lake
+
+        return last_load_in_lake(folder)
+    return last_load_in_postgres(folder)

@@ -175,6 +175,9 @@ def plan(*, show: Callable[[str], None] = say, **variables: object) -> None:
     """Say what `build` would compute and change, by `dbt run-operation plan`; writes nothing."""
     from dbt.cli.main import dbtRunner
 
+    if target_of_dbt() == "spark":
+        raise StepError("plan", "a plan asks Postgres alone", "make build TARGET=spark")
+
     def note(event: Any) -> None:
         if event.info.name == "JinjaLogInfo":
             show(event.info.msg)

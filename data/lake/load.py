@@ -18,10 +18,11 @@ import pyarrow.parquet as pq
 from data.contract import Table, declared, listers
 from data.lake.files import LOADS, Lake, alone, key_of, mark_schema, rows_schema, write
 from data.lake.incoming import check_rows, differ, listed, name_of, same, stage
-from data.load.check import DropError
+from data.load.check import DropError, Report
 from data.load.drop import Drop, find_drop
 from data.load.load import LoadResult, TableResult, is_row_by_row, refused_rows
 from data.load.notices import NAMED, begin_that_day, of_files, orphans
+from data.load.read import scan
 from data.load.stage import Staged
 from data.paths import lake
 
@@ -75,15 +76,15 @@ def load(
 
 def last_load(folder: Path) -> int | None:
     """As data/load/loaded.py: the newest load of the drop, if it was of these very files."""
-    from data.load.check import Report
-    from data.load.read import scan
-
-    there = find_drop(folder).files
+    try:
+        there = find_drop(folder).files
+    except DropError:
+        return None
     known: dict[str, tuple[str, int]] = {}
     for row in loads():
         if row["as_of"].date().isoformat() == folder.name:
             known[row["table_name"]] = (row["sha256"], row["load_id"])
-    if there.keys() != known.keys():
+    if not there or there.keys() != known.keys():
         return None
     if any(scan(path, Report(path.name)).sha256 != known[name][0] for name, path in there.items()):
         return None

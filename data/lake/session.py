@@ -29,7 +29,6 @@ def session() -> Any:
     # What it raises is told by whoever catches it; it would be logged as ten kilobytes of JSON.
     logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
     os.environ.setdefault("STREAMFLOW_LAKE", str(lake()))
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     builder = SparkSession.builder.enableHiveSupport()
     for name, value in {
         "spark.master": os.environ.get("STREAMFLOW_SPARK_MASTER", "local[2]"),
@@ -39,4 +38,7 @@ def session() -> Any:
         "spark.sql.execution.arrow.pyspark.enabled": "true",
     }.items():
         builder = builder.config(name, value)
-    return builder.getOrCreate()
+    found = builder.getOrCreate()
+    if "PYSPARK_PYTHON" not in os.environ:  # dbt, which may have begun it, runs no Python there
+        found.sparkContext.pythonExec = sys.executable
+    return found

@@ -23,6 +23,8 @@ from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 
+from data.paths import DBT_PROJECT
+
 
 @contextmanager
 def scratch() -> Iterator[Path]:
@@ -107,9 +109,32 @@ def increments(folder: Path, users: int) -> list[list[Path]]:
     one."""
     from data.sample.generate import Plan, generate
 
-    drops = generate(folder / "drops", Plan(users=users, months=4))
+    drops = generate(folder / "drops", Plan(users=users, months=4, grain="both"))
     late = drops.pop(1)
     return [drops[:2], [late, drops[2], corrected(drops[1], folder / "corrected")]]
+
+
+def with_a_new_column(folder: Path) -> Path:
+    """A copy of the dbt project with one feature more, of which all of history is computed."""
+    project = folder / "dbt_project"
+    ignored = shutil.ignore_patterns("target", "logs")
+    shutil.copytree(DBT_PROJECT, project, ignore=ignored)
+    model = project / "models" / "features" / "user_features.sql"
+    text = model.read_text()
+    last = "        pairs.signup_date\n"
+    assert text.count(last) == 1
+    feature = "users.has_family or users.has_dependents as is_not_alone"
+    more = f"        pairs.signup_date,\n        {feature}\n"
+    model.write_text(text.replace(last, more))
+    yaml = model.with_suffix(".yml")
+    text = yaml.read_text()
+    entry = (
+        "      - name: is_not_alone\n        description: Has family or dependents.\n"
+        "        data_type: boolean\n"
+    )
+    assert text.count("\nunit_tests:\n") == 1
+    yaml.write_text(text.replace("\nunit_tests:\n", f"{entry}\nunit_tests:\n"))
+    return project
 
 
 def peak_mb() -> float:
@@ -133,6 +158,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--users", type=int, default=300)
     parser.add_argument("--histories", type=int, default=10, help="random histories; 0: none")
+    parser.add_argument("--short", action="store_true", help="no new column and no cadence day")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     options = parser.parse_args(arguments)
     began = time.monotonic()
@@ -154,6 +180,15 @@ def main(arguments: list[str] | None = None) -> int:
             found.add(compare_training_sets(sides, f"2020-01-01..{drops[-1].name}"))
             told(f"increment {number}: {found.cells:,} cells, {found.different:,} unequal", found)
             total.add(found)
+        if not options.short:
+            for name, project, variables in (
+                ("a new column", with_a_new_column(folder), {}),
+                ("cadence day", DBT_PROJECT, {"cadence": "day"}),
+            ):
+                Sides(folder, project).build_both(**variables)
+                found = sides.compare()
+                told(f"{name}: {found.cells:,} cells, {found.different:,} unequal", found)
+                total.add(found)
         if options.histories:
             found = compare_histories(folder, options.histories, options.seed)
             told(

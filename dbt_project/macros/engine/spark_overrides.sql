@@ -29,3 +29,18 @@
     location '{{ lake_folder() }}/staging/{{ model.alias }}'
     {%- endif %}
 {%- endmacro %}
+
+
+{#- A column that is defined no more stays in the table, and is null from then on. -#}
+{% macro get_insert_into_sql(source_relation, target_relation) %}
+    insert into table {{ target_relation }}
+    select
+    {%- for column in adapter.get_columns_in_relation(target_relation) %}
+        {%- if column.name in model.columns %}
+        {{ column.quoted }}
+        {%- else %}
+        cast(null as {{ column.dtype }}) as {{ column.quoted }}
+        {%- endif %}{{ ',' if not loop.last }}
+    {%- endfor %}
+    from {{ source_relation }}
+{% endmacro %}

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +37,17 @@ def planned(both: Any) -> list[list[Path]]:
 
 @pytest.fixture(scope="module")
 def built(both: Any, planned: list[list[Path]]) -> Any:
-    """Both sides with the first increment; on Spark after a build that was killed in its middle."""
-    killed_in_its_middle(both)
+    """Both sides with the first increment; on Spark after two builds that were killed."""
+    features = both.lake / "warehouse" / "features.db"
+    killed(both, lambda: any((both.lake / "staging").glob("*/*")))  # inside a table's making
+    killed(both, lambda: any(features.glob("*/known_at=*/*.parquet")))  # versions are appended
+    assert not any((both.lake / "ledger" / "publications").glob("*.parquet"))
     both.build_both()
     return both
 
 
-def killed_in_its_middle(both: Any) -> None:
-    """Start a build in a process of its own, and kill it once it has written features."""
+def killed(both: Any, far_enough: Callable[[], bool]) -> None:
+    """Start a build in a process of its own, and kill it when it has come far enough."""
     environment = os.environ | {"STREAMFLOW_SPARK_COMPILE": "false"}
     with both.environment("spark"):
         environment |= os.environ
@@ -51,7 +55,6 @@ def killed_in_its_middle(both: Any) -> None:
         str(Path(sys.executable).with_name("dbt")), "build", "--project-dir", str(both.project),
         "--profiles-dir", str(both.project), "--exclude-resource-type", "unit_test",
     ]  # fmt: skip
-    features = both.lake / "warehouse" / "features.db"
     output = both.folder / "killed.txt"
     with output.open("w") as out:
         process = subprocess.Popen(
@@ -59,15 +62,13 @@ def killed_in_its_middle(both: Any) -> None:
         )
         try:
             deadline = time.monotonic() + 400
-            while not list(features.glob("*/known_at=*/*.parquet")):
+            while not far_enough():
                 assert process.poll() is None, output.read_text()[-3000:]
                 assert time.monotonic() < deadline, output.read_text()[-3000:]
-                time.sleep(0.2)
+                time.sleep(0.05)
         finally:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    assert list(features.glob("*/known_at=*")), "the killed build left nothing to repair"
-    assert not list((both.lake / "ledger" / "publications").glob("*.parquet"))
 
 
 def test_after_a_killed_build_the_same_command_builds_what_postgres_builds(built: Any) -> None:

@@ -31,16 +31,19 @@
 {%- endmacro %}
 
 
-{#- A column that is defined no more stays in the table, and is null from then on. -#}
-{% macro get_insert_into_sql(source_relation, target_relation) %}
-    insert into table {{ target_relation }}
+{#- Versions are appended. A column that is defined no more stays in the table, null from then on. -#}
+{% macro dbt_spark_get_incremental_sql(strategy, source, target, existing, unique_key, incremental_predicates) %}
+    {% if strategy != 'append' %}
+        {% do exceptions.raise_compiler_error(model.name ~ ': incremental_strategy is ' ~ strategy ~ ', not append') %}
+    {% endif %}
+    insert into table {{ target }}
     select
-    {%- for column in adapter.get_columns_in_relation(target_relation) %}
+    {%- for column in adapter.get_columns_in_relation(target) %}
         {%- if column.name in model.columns %}
         {{ column.quoted }}
         {%- else %}
         cast(null as {{ column.dtype }}) as {{ column.quoted }}
         {%- endif %}{{ ',' if not loop.last }}
     {%- endfor %}
-    from {{ source_relation }}
+    from {{ source }}
 {% endmacro %}

@@ -15,7 +15,7 @@ PROCESSED = ROOT / "data" / "processed"  # training sets and reports
 
 def lake() -> Path:
     """Where raw rows and features lie when dbt builds on Spark: STREAMFLOW_LAKE."""
-    return Path(os.environ.get("STREAMFLOW_LAKE") or ROOT / ".state" / "lake")
+    return Path(os.environ.get("STREAMFLOW_LAKE") or ROOT / ".state" / "lake").absolute()
 
 
 CODE = ("dbt_project", "feature_repo", "orchestration", "data/*.py")  # what features depend on

@@ -112,5 +112,11 @@
 {#- Where the lake lies: STREAMFLOW_LAKE, or where the catalog keeps its tables. -#}
 {% macro lake_folder() %}
     {% set warehouse = run_query('set spark.sql.warehouse.dir').rows[0][1] if execute else '' %}
-    {{ return(env_var('STREAMFLOW_LAKE', '') or modules.re.sub('/warehouse/?$', '', warehouse)) }}
+    {% set lake = env_var('STREAMFLOW_LAKE', '') or modules.re.sub('/warehouse/?$', '', warehouse) %}
+    {% if execute and not modules.re.match('^(/|[a-z0-9]+:)', lake) %}
+        {% do exceptions.raise_compiler_error(
+            "STREAMFLOW_LAKE is '" ~ lake ~ "', which each program would take from where it stands; give the whole path"
+        ) %}
+    {% endif %}
+    {{ return(lake) }}
 {% endmacro %}

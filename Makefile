@@ -81,6 +81,10 @@ publish: materialize ## the name of materialize until 0.2; goes with the next re
 audit: $(VENV)/.runtime ## does every online value equal the offline one?
 	@$(RUN) audit
 
+.PHONY: skew
+skew: $(VENV)/.runtime ## was what was served what was published? replays the API's logged answers   [SINCE=2024-01-31]
+	@$(RUN) skew $(call option,SINCE,--since)
+
 .PHONY: training-set
 training-set: $(VENV)/.runtime ## features and labels of snapshots    AS_OF=2024-01-31[,...|..2024-06-30] or LABELS=<file> [KNOWN_AT= SERVICE=]
 	@[ -n $(or $(call typed,LABELS),'') ] || $(call need,AS_OF,make training-set AS_OF=2024-01-31)
@@ -134,6 +138,37 @@ report: $(VENV)/.runtime ## freshness, tests and drift of a month as one HTML pa
 	@$(call need,AS_OF,make report AS_OF=2024-02-29)
 	@$(RUN) report --as-of $(call typed,AS_OF)
 
+.PHONY: catalogue
+catalogue: $(VENV)/.runtime ## what the API's catalogue shows of each feature: lineage, statistics, drift, tests
+	@$(RUN) catalogue
+
+.PHONY: lineage
+lineage: $(VENV)/.runtime ## column lineage from raw files to answers, as a file   [FEATURE=watch_hours_30d]
+	@$(RUN) lineage $(call option,FEATURE,--feature)
+
+##@ Years
+
+.PHONY: erase
+erase: $(VENV)/.runtime ## a user out of everything   USER=<id> | FILE=<ids> | AGAIN=1 [ENTITY= ID= ALSO=<folder> TABLE= DROPS=1 READMIT=1]
+	@$(RUN) erase $(call option,ENTITY,--entity) $(if $(call given,USER),--id=$(call typed,USER)) \
+		$(if $(call given,ID),--id=$(call typed,ID)) $(call option,FILE,--file) \
+		$(call option,ALSO,--also) $(call option,TABLE,--table) $(if $(call given,DROPS),--drops) \
+		$(if $(call given,READMIT),--readmit) $(if $(call given,AGAIN),--again)
+
+.PHONY: prune
+prune: $(VENV)/.runtime ## old replaced versions and rows; says what KNOWN_AT still answers   KEEP=2years
+	@$(call need,KEEP,make prune KEEP=2years)
+	@$(RUN) prune --keep $(call typed,KEEP)
+
+.PHONY: backup
+backup: $(VENV)/.runtime ## the whole database in one file   [TO=data/processed/backups/...]
+	@$(RUN) backup $(call option,TO,--to)
+
+.PHONY: restore
+restore: $(VENV)/.runtime ## an empty database from a backup   FROM=<file>
+	@$(call need,FROM,make restore FROM=<file of make backup>)
+	@$(RUN) restore --from $(call typed,FROM)
+
 ##@ Develop
 
 # As many processes as there are cores, each with a database server of its own. ARGS="-n 0": one.
@@ -154,6 +189,15 @@ test-orchestration: $(VENV)/.dev ## the orchestrator's tests alone
 .PHONY: test-compose
 test-compose: $(VENV)/.runtime ## docker-compose.yml and its images for real, on a Docker engine of its own; needs root
 	@$(PY) -m tests.containers.run
+
+.PHONY: chaos
+chaos: $(VENV)/.dev ## kill, fill and disturb everything, then compare; JSON at the end   [SECONDS=600 SEED=1 ARGS="--plant ledger-first"]
+	@$(PY) -m tests.chaos.run $(call option,SECONDS,--seconds) $(call option,SEED,--seed) $(call given,ARGS)
+
+.PHONY: test-bounds
+test-bounds: $(VENV)/.dev ## the core's tests with the lowest and with the newest versions that pyproject.toml allows
+	@$(PIP_INSTALL) --quiet uv
+	@$(PY) -m tests.tools.bounds $(call given,ARGS)
 
 .PHONY: check
 check: $(VENV)/.dev ## linters and types: ruff, sqlfluff, mypy

@@ -21,6 +21,10 @@ import data.secret_files  # noqa: F401  (sets the passwords that are given by fi
 os.environ["PGTZ"] = "UTC"
 
 
+# What works with the database in steps, each as a role of its own (data/postgres/roles.py).
+STEP_ROLES = ("loader", "builder", "materializer", "trainer", "auditor")
+
+
 class SettingsError(ValueError):
     """The settings must not be used like this; the text says why and what to change."""
 
@@ -38,6 +42,10 @@ class Database(BaseSettings):
     sslmode: str = "prefer"
     serving_user: str = "streamflow_serving"
     serving_password: SecretStr = SecretStr("streamflow_serving")
+    roles: bool = False  # each step takes on a role with no more rights than it needs
+    role: str = ""  # taken on by every session that is not serving's
+    steps_user: str = "streamflow_steps"  # the login of the steps, made where it has a password
+    steps_password: SecretStr = SecretStr("")
 
     def conninfo(self, *, serving: bool = False, **more: Any) -> str:
         """libpq connection string, as the owner or as the read-only serving role.
@@ -56,7 +64,8 @@ class Database(BaseSettings):
                 f"refusing to use the public default password of {user!r} on {self.host}, which is "
                 f"not this machine alone: set STREAMFLOW_PG_{name.upper()}PASSWORD to a secret"
             )
-        options = f"-c TimeZone=UTC {more.pop('options', '')}".strip()
+        role = f"-c role={self.role} " if self.role and not serving else ""
+        options = f"-c TimeZone=UTC {role}{more.pop('options', '')}".strip()
         return psycopg.conninfo.make_conninfo(
             host=self.host,
             port=self.port,

@@ -11,6 +11,7 @@ DBT_PROJECT = ROOT / "dbt_project"
 FEATURE_REPO = ROOT / "feature_repo"
 DROPS = ROOT / "data" / "drops"
 PROCESSED = ROOT / "data" / "processed"  # training sets and reports
+FEATURE_LOGS = PROCESSED / "feature_logs"  # samples of served answers
 
 
 def lake() -> Path:

@@ -11,7 +11,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-NAMES = ("STREAMFLOW_PG_PASSWORD", "STREAMFLOW_PG_SERVING_PASSWORD")
+NAMES = (
+    "STREAMFLOW_PG_PASSWORD",
+    "STREAMFLOW_PG_SERVING_PASSWORD",
+    "STREAMFLOW_PG_STEPS_PASSWORD",
+)
 
 
 class SecretError(ValueError):

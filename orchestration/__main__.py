@@ -56,6 +56,13 @@ PASSED_ON = {
     "training-set": "features and labels of a snapshot, as CSV and parquet",
     "leak-check": "do the models look into the future?",
     "report": "freshness, tests and drift of a month as one HTML page",
+    "backup": "the whole database in one file",
+    "restore": "a database that holds nothing yet, from such a file",
+    "prune": "let go of versions and rows that nobody can ask for any more",
+    "erase": "take a user, or another entity, out of everything that is kept",
+    "catalogue": "what the API's catalogue shows of each feature: lineage, statistics, tests",
+    "lineage": "from raw columns to features, services and answers, as a file",
+    "skew": "was what was served what was published? replays the logged answers",
     "dagster": "Dagster's UI and daemon on this machine",
     "backfill": "a range of months, one after the other",
 }
@@ -120,6 +127,9 @@ def run(options: argparse.Namespace, rest: list[str]) -> int | None:
             steps.pipeline_over(options.drops, options.as_of)
         else:
             steps.pipeline(options.drop, options.as_of)
+        from orchestration.catalogue.command import refresh
+
+        refresh()
     elif options.step == "training-set":
         from orchestration.training_set import main as training_set
 
@@ -132,6 +142,30 @@ def run(options: argparse.Namespace, rest: list[str]) -> int | None:
         from orchestration.report.report import main as report
 
         return report(rest)
+    elif options.step in ("backup", "restore"):
+        from orchestration.upkeep.backup import main as backup
+
+        return backup([options.step, *rest])
+    elif options.step == "prune":
+        from orchestration.upkeep.prune import main as prune
+
+        return prune(rest)
+    elif options.step == "erase":
+        from orchestration.upkeep.erase import main as erase
+
+        return erase(rest)
+    elif options.step == "catalogue":
+        from orchestration.catalogue.command import main as catalogue
+
+        return catalogue(rest)
+    elif options.step == "lineage":
+        from orchestration.lineage.command import main as lineage
+
+        return lineage(rest)
+    elif options.step == "skew":
+        from orchestration.skew.command import main as skew
+
+        return skew(rest)
     elif options.step == "dagster":
         from orchestration.defs.dagster_ui import main as dagster_ui
 

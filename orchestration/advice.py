@@ -17,10 +17,13 @@ INSTEAD = {
     "load": f"{STEP} ingest",
 }
 OPTIONS = {
+    "AGAIN": "--again",
     "ALLOW_LEAVING": "--allow-leaving ",
     "AS_OF": "--as-of ",
     "DROP": "",
+    "FROM": "--from ",
     "FULL": "--full",
+    "KEEP": "--keep ",
     "KNOWN_AT": "--known-at ",
     "LABELS": "--labels ",
     "RECOMPUTE": "--recompute",

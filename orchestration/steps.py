@@ -22,6 +22,7 @@ from data.database import Database
 from data.paths import DBT_PROJECT, FEATURE_REPO, PROCESSED, ROOT, code_version
 from data.target import target as target_of_dbt
 from orchestration.advice import here
+from orchestration.lineage.events import emitted
 from orchestration.shown import Progress, WithoutFeastsDates
 from orchestration.surroundings import environment, inside
 
@@ -66,6 +67,26 @@ def _one_line(text: object, length: int = 800) -> str:
     return line if len(line) <= length else f"{line[:length]} ..."
 
 
+# The step -> the role that has the rights it needs (data/postgres/roles.py); dbt takes its own.
+ROLE_OF = {
+    "ingest": "loader",
+    "apply": "materializer",
+    "materialize": "materializer",
+    "vector": "materializer",
+    "audit": "auditor",
+    "report": "auditor",
+    "training-set": "trainer",
+}
+
+
+@contextlib.contextmanager
+def acting_for(step: str) -> Iterator[None]:
+    """With STREAMFLOW_PG_ROLES=on, sessions begun inside have the rights of the step's role."""
+    role = ROLE_OF.get(step) if Database().roles else None
+    with environment(**({"STREAMFLOW_PG_ROLE": f"streamflow_{role}"} if role else {})):
+        yield
+
+
 @contextlib.contextmanager
 def told_as(step: str, repair: str) -> Iterator[None]:
     """Turn what can go wrong into a StepError, which says whether a retry may help.
@@ -73,7 +94,8 @@ def told_as(step: str, repair: str) -> Iterator[None]:
     Bugs (KeyError and the like) keep their traceback: no command repairs those.
     """
     try:
-        yield
+        with acting_for(step):
+            yield
     except StepError:
         raise
     except Exception as error:
@@ -104,13 +126,33 @@ def ingest(
     from data.target import load
 
     repair = f"make load DROP={folder}"
-    with told_as("ingest", repair):
+    with told_as("ingest", repair), emitted("ingest") as run:
         result = load(folder, quarantine=PROCESSED / "refused" if quarantine else None)
+        run.tells(_datasets("of_ingest"), result)
     show(str(result))
     return result
 
 
 def build(*, show: Callable[[str], None] = say, **variables: object) -> BuildResult:
+    """As `_build`, with its events."""
+    with emitted("build", _datasets("of_tests")) as run:
+        built = _build(show=show, **variables)
+        run.tells(_datasets("of_build"), built.rows_appended)
+    return built
+
+
+def _datasets(name: str) -> Callable[..., Any]:
+    """A function of orchestration/lineage/datasets.py, which is imported when it is called."""
+
+    def call(*about: Any) -> Any:
+        from orchestration.lineage import datasets
+
+        return getattr(datasets, name)(*about)
+
+    return call
+
+
+def _build(*, show: Callable[[str], None] = say, **variables: object) -> BuildResult:
     """Run `dbt build`, which also publishes when every test passed.
 
     `variables` are dbt's: recompute (bool), cadence (drops, month, week, day), allow_leaving
@@ -235,7 +277,7 @@ def materialize(end_date: datetime | None = None, *, full: bool = False) -> None
     With `full`, every row that is online is compared, and not only what was published since the
     last run: `feast materialize <long ago> <end_date>`. It repairs what something else changed.
     """
-    with told_as("materialize", "make materialize"):
+    with told_as("materialize", "make materialize"), emitted("materialize") as run:
         store = _store()
         if not store.list_feature_views():
             raise StepError(
@@ -247,6 +289,7 @@ def materialize(end_date: datetime | None = None, *, full: bool = False) -> None
                 store.materialize(datetime(1970, 1, 1, tzinfo=timezone.utc), end)
             else:
                 store.materialize_incremental(end)
+        run.tells(_datasets("of_materialize"))
 
 
 def _store() -> Any:
@@ -271,12 +314,16 @@ def training_set(as_of: Sequence[str] = (), labels: str | None = None, **options
     from streamflow_feast.training.own_labels import write_for_labels
     from streamflow_feast.training.training_set import write_training_set
 
-    if labels is None:
-        with told_as("training-set", f"make training-set AS_OF={','.join(as_of)}"):
-            return write_training_set(as_of, **options)
-    options.pop("keep_unlabelled", None)  # whoever brings rows has chosen them
-    with told_as("training-set", "make training-set LABELS=<file>"):
-        return write_for_labels(labels, **options)
+    options_of_labels = {k: v for k, v in options.items() if k != "keep_unlabelled"}
+    asked = f"AS_OF={','.join(as_of)}" if labels is None else "LABELS=<file>"
+    with told_as("training-set", f"make training-set {asked}"), emitted("training_set") as run:
+        written = (
+            write_training_set(as_of, **options)
+            if labels is None
+            else write_for_labels(labels, **options_of_labels)  # who brings rows has chosen them
+        )
+        run.tells(_datasets("of_training_set"), written)
+    return written
 
 
 def vector(user_id: str, service: str = "all_features") -> dict[str, Any]:

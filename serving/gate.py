@@ -8,7 +8,7 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import quote
@@ -24,11 +24,12 @@ from serving.state import State
 
 log = logging.getLogger("serving.gate")
 
-OPEN_PATHS = {"/", "/docs", "/openapi.json", "/health", "/ready", "/favicon.ico"}  # hold no data
+# They hold no data.
+OPEN_PATHS = {"/", "/browse", "/docs", "/openapi.json", "/health", "/ready", "/favicon.ico"}
 FEATURES = "/features/"
 OPEN_FOLDER = "/static/"
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-PAGES = ("/", "/docs")
+PAGES = ("/", "/browse", "/docs")
 NOSNIFF = (b"x-content-type-options", b"nosniff")
 PAGE_HEADERS = [
     (b"referrer-policy", b"no-referrer"),
@@ -39,12 +40,29 @@ PAGE_HEADERS = [
 ]
 
 
+class WrongKeys:
+    """Counts requests with a key that is none; says so in the log, once a minute at most. Of the
+    key nothing is kept: it may be a right one with a typing error."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._silent_until, self._untold = clock, float("-inf"), 0
+
+    def count(self) -> None:
+        metrics.WRONG_KEYS.inc()
+        self._untold += 1
+        now = self._clock()
+        if now >= self._silent_until:
+            log.warning("%d requests with a wrong API key since this was last said", self._untold)
+            self._silent_until, self._untold = now + 60, 0
+
+
 class Gate:
     """ASGI middleware. Raised problems, and defects, become problem-details answers here."""
 
     def __init__(self, app: ASGIApp, state: State, settings: Settings, features: BaseRoute) -> None:
         self._app, self._state, self._settings, self._features = app, state, settings, features
         self._children: dict[tuple[str, str, int], tuple] = {}
+        self._wrong_keys = WrongKeys()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -121,6 +139,8 @@ class Gate:
                 presented = credentials.strip() if scheme.lower() == b"bearer" else b""
             name = keys.name_of(presented) if presented else None
             if name is None:
+                if presented:
+                    self._wrong_keys.count()
                 raise Problem(
                     401,
                     "key-required",

@@ -16,6 +16,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.values import MutexValue, ValueClass
 
 from serving.answers import UNIX_2000
+from serving.feature_log import LOGGED
 
 if TYPE_CHECKING:
     from serving.state import State
@@ -35,6 +36,7 @@ STORE_SECONDS = Histogram(
     "Time a request waited for the online store, queueing included.",
     buckets=SECONDS,
 )
+WRONG_KEYS = Counter("streamflow_wrong_api_keys", "Requests with an API key that is none.")
 USERS = Counter("streamflow_users", "Users answered about.", ["service"])
 UNKNOWN_USERS = Counter(
     "streamflow_unknown_users", "Users asked for of whom nothing is known.", ["service"]
@@ -87,7 +89,15 @@ def exposition(state: State) -> bytes:
     if ValueClass is not MutexValue:  # in files: the folder was there when the client was imported
         registry.register(_AllWorkers())
     else:
-        for metric in (REQUESTS, REQUEST_SECONDS, STORE_SECONDS, USERS, UNKNOWN_USERS):
+        for metric in (
+            REQUESTS,
+            REQUEST_SECONDS,
+            STORE_SECONDS,
+            WRONG_KEYS,
+            USERS,
+            UNKNOWN_USERS,
+            LOGGED,
+        ):
             registry.register(metric)
     registry.register(_Now(state))
     return generate_latest(registry)

@@ -12,6 +12,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from data.database import SettingsError, is_loopback
+from data.paths import FEATURE_LOGS
 
 LEAST_KEY_LENGTH = 16
 
@@ -36,6 +37,11 @@ class Settings(BaseSettings):
     max_body: int = Field(262_144, ge=1024)
     max_ids: int = Field(1000, ge=1)
     access_log: bool = True
+    log_features: float = Field(0.0, ge=0, le=1)  # share of answers that are logged, for make skew
+    log_folder: Path = FEATURE_LOGS  # where to: <folder>/<service>/<date>/*.parquet
+    log_keys: bool = False  # log join keys as they are, instead of hashed
+    log_salt: SecretStr = SecretStr("")  # of the hash; default: a file in the folder
+    log_every: float = Field(30.0, gt=0)  # what is logged is written after this long at most
     docs_url: str = "http://127.0.0.1:8080/"  # where `dbt docs serve` shows the lineage
 
     @field_validator("docs_url")

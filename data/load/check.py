@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -53,6 +53,16 @@ class Report:
                 at = f"{problem.column}: {problem.text}" if problem.column else problem.text
                 self.refused.setdefault(problem.line, []).append(at)
         self.problems = sorted([*self.problems, *problems])[:SHOWN]
+
+    def forget(self, lines: Set[int]) -> None:
+        """Take back what was noted of these lines, as far as it was kept."""
+        told = [problem for problem in self.problems if problem.line in lines]
+        self.problems = [problem for problem in self.problems if problem.line not in lines]
+        if self.refused is None:
+            self.count -= len(told)
+            return
+        for line in lines & self.refused.keys():
+            self.count -= len(self.refused.pop(line))
 
     def __str__(self) -> str:
         lines = [f"{self.file}: {self.count} error{'s' if self.count > 1 else ''}"]

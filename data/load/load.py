@@ -28,13 +28,14 @@ ANALYZE_FROM = 10_000  # rows added from which on the planner's statistics are r
 
 @dataclass(frozen=True)
 class TableResult:
-    """What became of one file, in rows. Every row read was either added or a repetition."""
+    """What became of one file, in rows. Every row read was added, a repetition or left out."""
 
     read: int
     added: int  # new or corrected
     replaced: int  # of the added: in place of what this drop or an older one said
     repeated: int  # said before, in this file or by an earlier delivery of the same drop
     retracted: int  # said by an earlier delivery of the same drop, and no longer
+    erased: int = 0  # of who was erased: neither looked at nor loaded
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,8 @@ def _take(
     ]
     # From here on alone: what is read below is what every load before this one left.
     connection.execute("select pg_advisory_xact_lock(%s)", [LOAD_LOCK])
+    for staged in files:
+        staged.leave_out_erased(connection)
     check_rows(connection, drop, files, tables)
     fatal = [one.report for one in files if one.report.count and not is_row_by_row(one)]
     if fatal:
@@ -190,7 +193,7 @@ class _Merge:
         if first or added or retracted:
             self.changed.append(staged.table.name)
             self.connection.execute(
-                "insert into raw.loads values (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
+                "insert into raw.loads values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
                 [
                     self.load_id,
                     staged.table.name,
@@ -201,9 +204,11 @@ class _Merge:
                     retracted,
                     staged.sha256,
                     staged.present,
+                    staged.erased,
                 ],
             )
-        return TableResult(staged.rows, added, replaced, staged.rows - added, retracted)
+        repeated = staged.rows - staged.erased - added
+        return TableResult(staged.rows, added, replaced, repeated, retracted, staged.erased)
 
     def _seen(self, staged: Staged, comparison: str) -> int:
         """How often the table was delivered by drops before (<), of (=) or after (>) this as_of."""

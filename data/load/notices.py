@@ -36,6 +36,10 @@ def of_files(files: list[Staged]) -> list[str]:
     for staged in files:
         if not staged.complete:
             lines.append(f"{staged.report.file}: the last line has no line end; is it complete?")
+        if staged.erased:
+            lines.append(
+                f"{staged.report.file}: {staged.erased:,} rows left out, of who was erased"
+            )
         if staged.report.left_out:
             lines.append(
                 f"{staged.report.file}: {staged.report.left_out:,} rows left out by `only`"

@@ -13,6 +13,7 @@ from psycopg import sql
 from data.contract import Column, Table, listers
 from data.load.check import SHOWN, Problem, Report, show
 from data.load.drop import Drop
+from data.load.erased import take_out
 from data.load.layout import Layout, read_layout
 from data.load.read import Scan, SuspectError, fast_rows, scan, slow_rows
 
@@ -29,6 +30,7 @@ class Staged:
     sha256: str
     complete: bool  # ends with a line end
     rows: int = 0
+    erased: int = 0  # of the rows, those that were left out as somebody's who was erased
     present: list[str] = field(default_factory=list)  # the table's columns that the file has
     ignored: list[str] = field(default_factory=list)  # columns of the file that nobody needs
 
@@ -36,6 +38,12 @@ class Staged:
     def incoming(self) -> sql.Identifier:
         """The temporary table."""
         return sql.Identifier(f"incoming_{self.table.name}")
+
+    def leave_out_erased(self, connection: psycopg.Connection) -> None:
+        """Take out rows of who was erased, before anybody looks at them or writes them down."""
+        lines = set(take_out(connection, self.table, self.incoming, returning="line"))
+        self.erased += len(lines)
+        self.report.forget(lines)
 
     def columns(self, alias: str = "") -> sql.Composed:
         """The table's columns, for a select list or an insert."""

@@ -18,6 +18,7 @@ from psycopg import sql
 from data.contract import Table, declared
 from data.database import Database
 from data.load.check import show
+from data.load.erased import take_out
 from data.load.load import ANALYZE_FROM, LOAD_LOCK, analyze
 
 
@@ -69,6 +70,9 @@ def stamp(
             "select coalesce(max(load_id), 0) from raw.loads"
         ).fetchone() or (0,)
         work = _Stamp(connection, tables[name], before, as_of or today)
+        erased = take_out(
+            connection, tables[name], sql.Identifier("raw", name), sql.SQL("r.load_id is null")
+        )
         work.require_known_loads()
         work.require_one_of_each()
         rows = work.number()
@@ -76,7 +80,7 @@ def stamp(
             return []
         work.check()
         work.take_effect()
-        loads = work.note(lacks)
+        loads = work.note(lacks, len(erased))
     if rows >= ANALYZE_FROM:
         analyze(settings, [name])
     return loads
@@ -194,15 +198,17 @@ class _Stamp:
                 and exists (select {newer} and n.load_id > %(before)s)"""
         )
 
-    def note(self, lacks: Sequence[str]) -> list[Stamped]:
-        """Their rows in the ledger of loads."""
+    def note(self, lacks: Sequence[str], erased: int) -> list[Stamped]:
+        """Their rows in the ledger of loads; how many were left out stands at the first."""
         recorded = [c.name for c in self.table.columns if c.name not in lacks]
         found = self._run(
             """insert into raw.loads
-            select load_id, {name}, as_of, min(loaded_at), count(*), count(*), 0, '', {recorded}
+            select load_id, {name}, as_of, min(loaded_at), count(*), count(*), 0, '', {recorded},
+                case when load_id = %(before)s + 1 then {erased} else 0 end
             from {raw} where load_id > %(before)s group by load_id, as_of order by load_id
             returning load_id, as_of, rows_added""",
             name=sql.Literal(self.table.name),
             recorded=sql.Literal(recorded),
+            erased=sql.Literal(erased),
         ).fetchall()
         return [Stamped(load, self.table.name, as_of, rows) for load, as_of, rows in found]

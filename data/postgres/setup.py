@@ -1,18 +1,19 @@
-"""Everything in the database that exists before the first drop: schemas, ledger, raw tables."""
+"""Everything in the database that exists before the first drop: schemas, ledger, tables, roles."""
 
 from __future__ import annotations
 
 import random
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import psycopg
 from psycopg import sql
 
 from data.contract import Table, declared
 from data.database import Database, no_connection
+from data.postgres.migrate import migrate
 from data.postgres.raw_tables import keep_up
+from data.postgres.roles import have_roles
 
 SET_UP_LOCK = 7_301_001  # advisory lock; any constant that nobody else uses
 
@@ -22,27 +23,23 @@ class SetUpError(RuntimeError):
 
 
 def set_up(settings: Database, tables: Sequence[Table] | None = None) -> None:
-    """Create what is missing: schemas, ledger, serving role, raw tables and their indexes.
+    """Create what is missing: schemas, ledger, roles, raw tables and their indexes.
 
-    Changes nothing that exists, except that the raw tables keep up with their declaration, and that
-    the serving role gets the password of the settings. Two at once wait for each other.
+    Brings the schema to this release, the raw tables to their declaration, and the serving role's
+    password to that of the settings; changes nothing else. Two at once wait for each other.
 
     Raises:
         SetUpError: the owner lacks a right that this needs.
+        MigrationError: the database is of a later release.
+        RolesError: the roles were asked for, and the owner may not make them.
         RawTableError: a raw table does not fit its declaration.
     """
-    schema, ledger = (
-        (Path(__file__).parent / name).read_text() for name in ("schema.sql", "ledger.sql")
-    )
     with settings.connect() as connection:
         connection.execute("select pg_advisory_xact_lock(%s)", [SET_UP_LOCK])
         connection.execute("set local client_min_messages = warning")
         _serving_role(connection, settings)
         try:
-            connection.execute(
-                sql.SQL(schema).format(serving_user=sql.Identifier(settings.serving_user))
-            )
-            connection.execute(ledger)
+            migrate(connection)
         except psycopg.errors.InsufficientPrivilege as error:
             raise SetUpError(
                 f"{settings.user!r} may not set up the database {settings.database!r} ({error}). "
@@ -50,6 +47,7 @@ def set_up(settings: Database, tables: Sequence[Table] | None = None) -> None:
                 f'"{settings.user}"; or make it the owner of what is there'
             ) from error
         keep_up(connection, declared() if tables is None else tables)
+        have_roles(connection, settings)
 
 
 def _serving_role(connection: psycopg.Connection, settings: Database) -> None:

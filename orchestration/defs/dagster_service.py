@@ -18,10 +18,12 @@ COMMANDS = {
 
 
 def make_schema() -> None:
-    """Dagster makes its tables itself, but not the schema that they go to."""
+    """Dagster makes its tables itself, but not the schema that they go to; set-up makes it for the
+    login of the steps, which may make none (data/postgres/roles.py)."""
     with Database().connect() as connection:
         connection.execute("select pg_advisory_xact_lock(hashtext('dagster schema'))")
-        connection.execute("create schema if not exists dagster")
+        if connection.execute("select to_regnamespace('dagster')").fetchone() == (None,):
+            connection.execute("create schema dagster")
 
 
 def main(name: str) -> None:

@@ -1,7 +1,7 @@
 """What the page shows beside the vector: past values, and the distribution over all users.
 
 Both are read when asked for, as the serving role: the past through the function `online.history`
-(data/postgres/schema.sql), distributions from the online tables, once after each publication.
+(data/postgres/online.sql), distributions from the online tables, once after each publication.
 """
 
 from __future__ import annotations

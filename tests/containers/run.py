@@ -47,7 +47,7 @@ class Deployment:
         self.later = home / "later"  # drops that have not been delivered yet
         self.secrets = {
             name: secrets.token_hex(24)
-            for name in ("PG_PASSWORD", "PG_SERVING_PASSWORD", "API_KEYS")
+            for name in ("PG_PASSWORD", "PG_STEPS_PASSWORD", "PG_SERVING_PASSWORD", "API_KEYS")
         }
 
     def clone(self) -> None:

@@ -32,6 +32,7 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text()
 PACKAGES = ("app-packages", "orchestrator-packages")
 SECRETS = {
     "STREAMFLOW_PG_PASSWORD": "an owner's password",
+    "STREAMFLOW_PG_STEPS_PASSWORD": "the steps' password",
     "STREAMFLOW_PG_SERVING_PASSWORD": "a reader's password",
     "STREAMFLOW_API_KEYS": "0123456789abcdef0123456789abcdef",
 }
@@ -116,6 +117,20 @@ def test_mounted_folders_are_in_git() -> None:
 
 def test_the_api_gets_the_serving_roles_password_only(services: dict[str, Any]) -> None:
     assert "STREAMFLOW_PG_PASSWORD" not in services["api"]["environment"]
+
+
+def test_only_set_up_gets_the_owners_password(services: dict[str, Any]) -> None:
+    owner = SECRETS["STREAMFLOW_PG_PASSWORD"]
+    told = {
+        name
+        for name, service in services.items()
+        for value in (service.get("environment") or {}).values()
+        if owner in filled(value)
+    }
+    assert told == {"postgres", "setup"}
+    for name in ("pipeline", "feast", "docs", "dagster-webserver", "dagster-daemon"):
+        assert services[name]["environment"]["STREAMFLOW_PG_USER"] == "streamflow_steps", name
+        assert services[name]["environment"]["STREAMFLOW_PG_ROLES"] == "on", name
 
 
 def test_the_apis_settings_are_accepted_with_a_key_and_refused_without(

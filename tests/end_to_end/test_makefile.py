@@ -34,7 +34,14 @@ def test_help_explains_every_target() -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "missing"), [("load", "DROP="), ("training-set", "AS_OF="), ("vector", "USER=")]
+    ("target", "missing"),
+    [
+        ("load", "DROP="),
+        ("training-set", "AS_OF="),
+        ("vector", "USER="),
+        ("prune", "KEEP="),
+        ("restore", "FROM="),
+    ],
 )
 def test_a_missing_argument_is_asked_for(target: str, missing: str) -> None:
     # USER is in every environment: the name that one is logged in by is not an answer.
@@ -46,10 +53,14 @@ def test_a_missing_argument_is_asked_for(target: str, missing: str) -> None:
 def test_an_environments_own_variables_are_not_options() -> None:
     """PORT, END, TO and USERS are set in many an environment, and mean something else there."""
     names = (
-        "USERS MONTHS SEED GRAIN TO DROP RECOMPUTE END FULL AS_OF KNOWN_AT SERVICE USER PORT ARGS"
+        "USERS MONTHS SEED GRAIN TO DROP RECOMPUTE END FULL AS_OF KNOWN_AT SERVICE USER PORT ARGS "
+        "ENTITY ID FILE ALSO TABLE DROPS READMIT AGAIN SECONDS"
     )
     foreign = dict.fromkeys([*names.split(), "DEBUG", "UPGRADE", "PYTHON"], "/foreign")
-    for target in ("generate", "build", "materialize", "pipeline", "dagster", "test", "lock"):
+    for target in (
+        "generate", "build", "materialize", "pipeline", "dagster", "test", "lock", "erase",
+        "backup", "chaos",
+    ):  # fmt: skip
         status, text = make("-n", "-o", ".venv/.dev", "-o", ".venv/.runtime", target, **foreign)
         assert status == 0
         assert "/foreign" not in text, target

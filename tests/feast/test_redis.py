@@ -281,3 +281,59 @@ def test_other_entities_and_types_arrive_and_are_audited(redis_store, offline, n
     offline.publish({"typed_features": [("u0", JAN, other)]})
     with pytest.raises(AuditError, match=r"typed_features u0: differing"):
         audit(redis_store)
+
+
+def test_a_redis_that_lost_everything_is_filled_by_the_next_run(
+    redis_store, redis_port, offline, now, capsys
+):
+    import redis
+
+    offline.publish(offline.month(JAN, USERS))
+    redis_store.materialize_incremental(now)
+    redis.Redis(port=redis_port).flushall()
+    redis_store.materialize_incremental(now)
+    assert "as after a restore" in capsys.readouterr().out
+    assert served(redis_store) == expected(offline)
+    redis_store.materialize_incremental(now)
+    assert "as after a restore" not in capsys.readouterr().out
+
+
+def test_a_redis_newer_than_a_restored_database_is_brought_back(redis_store, offline, now, capsys):
+    """The lost publication had a newer month and somebody whom this ledger never knew."""
+    known_at = offline.publish(offline.month(JAN, USERS))
+    redis_store.materialize_incremental(now)
+    lost = offline.publish(offline.month(FEB, [*USERS[3:], "stranger"], shift=4))
+    redis_store.materialize_incremental(now)
+    assert served(redis_store, ["stranger"])["stranger"]["watch_hours_30d"] is not None
+    with offline.connect() as connection:  # as a backup from before knows it
+        for view in VIEWS:
+            connection.execute(f"delete from features.{view} where known_at = %s", [lost])
+        connection.execute("delete from ledger.materializations where publication = %s", [lost])
+        connection.execute("delete from ledger.publications where known_at = %s", [lost])
+    assert known_at < lost
+    redis_store.materialize_incremental(now)
+    assert "as after a restore" in capsys.readouterr().out
+    people = [*USERS, "stranger"]
+    assert served(redis_store, people) == expected(offline, people)
+    audit(redis_store)
+
+
+def test_an_erased_user_leaves_redis_published_or_not(
+    redis_store, redis_port, tmp_path, offline, now
+):
+    import redis
+
+    from streamflow_feast.redis.eraser import erase_keys
+
+    offline.publish(offline.month(JAN, USERS))
+    redis_store.materialize_incremental(now)
+    others = {user: row for user, row in served(redis_store).items() if user != "user-004"}
+    client = redis.Redis(port=redis_port)
+    before = client.dbsize()
+    gone = erase_keys(
+        tmp_path / "feature_store.redis.yaml", lambda keys: keys.get("user_id") == "user-004"
+    )
+    assert gone == 1
+    assert client.dbsize() == before - 1
+    assert set(served(redis_store, ["user-004"])["user-004"].values()) == {None}
+    assert served(redis_store, list(others)) == others

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +13,7 @@ import httpx
 import pytest
 
 from data.database import Database
+from serving.gate import WrongKeys
 from serving.main import create_app
 from serving.settings import Settings
 from tests.serving.hand_made import running
@@ -50,6 +53,37 @@ def test_metrics_tell_what_happened(ask: Ask) -> None:
     assert after['streamflow_features_age_seconds{view="fresh_features"}'] < 600
     assert after["streamflow_store_up"] == 1
     assert after["streamflow_registry_version"] == 1
+
+
+def test_wrong_keys_are_counted_and_told_once_a_minute(
+    ask: Ask, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever tries keys is to be seen; by the log, but not a line for each of 1,775 a second."""
+    right = {"headers": {"x-api-key": "first-key-0123456789"}}
+    wrong = {"headers": {"x-api-key": "first-key-012345678x"}}
+    answers = ask(
+        ("GET", "/metrics", right),
+        *[("GET", "/features/u00001", wrong)] * 20,
+        ("GET", "/features/u00001"),
+        ("GET", "/metrics", right),
+        **KEYS,
+    )
+    assert [answer.status_code for answer in answers[1:-1]] == [401] * 21
+    first, last = (
+        float(re.search(r"^streamflow_wrong_api_keys_total (\S+)", answer.text, re.M)[1])
+        for answer in (answers[0], answers[-1])
+    )
+    assert last - first == 20
+
+    monkeypatch.setattr(logging.getLogger("serving"), "propagate", True)  # to where caplog listens
+    now = [0.0]
+    keys = WrongKeys(lambda: now[0])
+    with caplog.at_level(logging.WARNING, "serving.gate"):
+        for now[0] in (0.0, 1.0, 59.9, 60.0, 61.0, 200.0):
+            keys.count()
+    told = [record.getMessage().split()[0] for record in caplog.records]
+    assert told == ["1", "3", "2"]
+    assert "first-key" not in caplog.text
 
 
 def test_a_log_line_names_the_request_and_no_user(ask: Ask, capsys: Any) -> None:

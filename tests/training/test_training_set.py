@@ -240,7 +240,7 @@ def test_a_write_that_fails_leaves_the_old_set(
     def full(*_: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(training_files, "_write_parquet", full)
+    monkeypatch.setattr(training_files, "write_parquet", full)
     with pytest.raises(OSError, match="no space"):
         training_files.write(table().slice(1), {}, tmp_path, "t")
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before

@@ -1,4 +1,4 @@
-{#- The schemas are the project's own (data/postgres/schema.sql): used as named, not prefixed. -#}
+{#- The schemas are the project's own (data/postgres/migrations): used as named, not prefixed. -#}
 {% macro generate_schema_name(custom_schema_name, node) -%}
     {{ (custom_schema_name or target.schema) | trim }}
 {%- endmacro %}

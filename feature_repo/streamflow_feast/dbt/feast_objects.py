@@ -79,7 +79,7 @@ def feast_objects(
 ) -> Objects:
     """Every Feast object of the project, by its module attribute in definitions.py.
 
-    `schema` is where the views' tables lie; see offline_store.HISTORY. `on_demand` is the file
+    `schema` is where the views' tables lie; see point_in_time.HISTORY. `on_demand` is the file
     with the on-demand feature views; there need not be one.
 
     Raises:

@@ -27,6 +27,26 @@ def published_manifest(settings: Database, known_at: datetime | None = None) -> 
     return parse_manifest(row[0]) if row and row[0] else None
 
 
+class PrunedError(ValueError):
+    """What was known at an instant cannot be told in full any more; says from when on it can."""
+
+
+def require_answer(connection: psycopg.Connection, known_at: datetime | None) -> None:
+    """Raise PrunedError if versions that were known at the instant are gone (`make prune`)."""
+    if known_at is None:
+        return
+    there = connection.execute("select to_regclass('ledger.prunings')").fetchone()
+    if there == (None,):
+        return  # a database of somebody else's, or of an earlier release
+    row = connection.execute("select max(answers_from) from ledger.prunings").fetchone()
+    if row and row[0] and known_at < row[0]:
+        raise PrunedError(
+            f"what was known at {known_at:%Y-%m-%dT%H:%M:%SZ} cannot be told any more: versions "
+            f"that were replaced before {row[0].isoformat()} are gone (make prune). Ask for that "
+            "instant or a later one"
+        )
+
+
 def published_part(defined: Manifest, settings: Database | None = None) -> Manifest:
     """Of dbt's manifest, what is published; all of it as long as nothing is.
 

@@ -23,14 +23,14 @@ from psycopg import sql
 
 from data.lake.session import session
 from streamflow_feast.lake import point_in_time as on_lake
-from streamflow_feast.offline import arrow_copy, entity_frame, point_in_time
+from streamflow_feast.offline import entity_frame, frame_read, point_in_time
 from streamflow_feast.offline.point_in_time import Bounds, View
-from streamflow_feast.offline.retrieval_job import StreamflowRetrievalJob, beside
+from streamflow_feast.offline.retrieval_job import StreamflowRetrievalJob
 from streamflow_feast.views import type_of
 
 
 class LakeRetrievalJob(StreamflowRetrievalJob):
-    """Reads features for a checked entity frame, or for a query of Spark."""
+    """Reads features for a request's frame, or for a query of Spark."""
 
     def __init__(
         self, views: list[View], bounds: Bounds, asked: str | None, **arguments: Any
@@ -44,8 +44,8 @@ class LakeRetrievalJob(StreamflowRetrievalJob):
         On-demand features are not in it: they are computed in Python, row by row.
         """
         keys = list(point_in_time.frame_keys(self.views))
-        if self._frame is not None:
-            frame, instants, _ = self._frame
+        if isinstance(self._source, frame_read.Request):
+            frame, instants = self._source.frame, self._source.instants
             session().createDataFrame(frame).createOrReplaceTempView(on_lake.FRAME)
             columns = frame.column_names
         else:
@@ -63,26 +63,30 @@ class LakeRetrievalJob(StreamflowRetrievalJob):
         same = {key: key for key in keys}
         return session().sql(on_lake.join(self.views, same, instants, columns, self.bounds))
 
-    def _look_all_up(self, timeout: int | None) -> pa.Table:
-        if self._frame is None:
-            found = self.to_spark_df().toArrow()
-            return _cast(found, self._schema)
-        frame, instants, keys = self._frame
-        names = point_in_time.key_columns(list(keys))
+    def _look_all_up(self, timeout: int | None = None) -> pa.Table:
+        request = self._source
+        if not isinstance(request, frame_read.Request):
+            return _cast(self.to_spark_df().toArrow(), request)
+        names = point_in_time.key_columns(list(request.keys))
         rows = pa.table(
             [
-                pa.array(np.arange(len(frame))),
-                *(frame.column(name) for name in (instants, *keys)),
+                pa.array(np.arange(len(request.frame))),
+                *(request.frame.column(name) for name in (request.instants, *request.keys)),
             ],
             names=names,
         )
         session().createDataFrame(rows).createOrReplaceTempView(on_lake.FRAME)
-        columns = dict(zip(keys, names[2:], strict=True))
+        columns = dict(zip(request.keys, names[2:], strict=True))
         query = on_lake.join(
             self.views, columns, point_in_time.INSTANT, [point_in_time.ROW], self.bounds
         )
-        found = session().sql(query).toArrow()
-        return beside(frame, _cast(found, self._schema))
+        fields = [field for view in self.views for field in frame_read.feature_fields(view)]
+        schema = pa.schema([(point_in_time.ROW, pa.int64()), *fields])
+        found = frame_read.in_order(_cast(session().sql(query).toArrow(), schema))
+        table = request.frame
+        for field in fields:
+            table = table.append_column(field, found[field.name])
+        return table
 
 
 def historical(
@@ -113,24 +117,20 @@ def historical(
     by_name = {view.projection.name_to_use(): view for view in feature_views}
     views = [_view(context, by_name[context.name], full_feature_names) for context in contexts]
     keys = point_in_time.frame_keys(views)
-    fields = [
-        pa.field(name, arrow_copy.arrow_type(f"{view.table}.{column}", view.types[column]))
-        for view in views
-        for column, name in view.features.items()
-    ]
-    frame, asked, columns = None, None, list(keys)
+    source: frame_read.Request | pa.Schema
+    asked = None
     if isinstance(entity_df, str):
         asked = entity_df.strip().removesuffix(";")
         kinds = session().sql(asked).dtypes
-        schema = pa.schema([*(_arrow_field(name, kind) for name, kind in kinds), *fields])
+        fields = [field for view in views for field in frame_read.feature_fields(view)]
+        source = pa.schema([*(_arrow_field(name, kind) for name, kind in kinds), *fields])
         columns = [name for name, _ in kinds]
     else:
         table = entity_frame.from_pandas(entity_df)
         instants = entity_frame.instant_column(table)
         table = entity_frame.checked(table, instants, keys)
-        schema = pa.schema([(point_in_time.ROW, pa.int64()), *fields])
+        source = frame_read.Request(table, instants, keys, views, bounds)
         columns = [name for name in table.column_names if name != instants]
-        frame = (table, instants, keys)
     for view in views:
         for name in view.features.values():
             if name in columns:
@@ -143,8 +143,7 @@ def historical(
         bounds,
         asked,
         config=config,
-        schema=schema,
-        frame=frame,
+        source=source,
         full_feature_names=full_feature_names,
         on_demand_feature_views=OnDemandFeatureView.get_requested_odfvs(
             feature_refs, project, registry

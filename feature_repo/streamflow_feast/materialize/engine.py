@@ -31,14 +31,13 @@ from streamflow_feast.dbt.manifest import VERSION_COLUMNS
 from streamflow_feast.kinds import InexactError
 from streamflow_feast.lake.ledger import is_of_lake, mirror
 from streamflow_feast.materialize import slice as publish
-from streamflow_feast.materialize.slice import Outcome, Plan
+from streamflow_feast.materialize.slice import EPOCH, Outcome, Plan
 from streamflow_feast.online import tables as online_tables
 from streamflow_feast.online.store import StreamflowOnlineStore
 from streamflow_feast.registry import RegistryConflictError
 from streamflow_feast.tables import View
 from streamflow_feast.views import view_of
 
-EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 KEPT_INTERVALS = 20
 APPLY = "cd feature_repo && feast apply"
 BUILD = f"cd dbt_project && dbt build, then: {APPLY}"
@@ -271,6 +270,8 @@ def _line(plan: Plan, outcome: Outcome) -> str:
     note = ""
     if plan.form == "nothing" and plan.as_of and plan.as_of > plan.end:
         note = f" (newer than {plan.end:%Y-%m-%d}, so it stays)"
+    if outcome.repaired:
+        note = " (the store is not what the ledger knows, as after a restore: all compared)"
     return (
         f"  {plan.view.name:<24} as of {shown}{note}: {outcome.considered:,} considered, "
         f"{outcome.changed:,} changed, {outcome.unchanged:,} unchanged, "

@@ -16,22 +16,17 @@ functions here run statements in the caller's transaction, under the lock of `on
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime
-from itertools import islice
-from typing import Any, Literal, TypeVar
+from datetime import datetime, timezone
+from typing import Any, Literal
 
 import psycopg
 from psycopg import sql
 
 from streamflow_feast.connections import scalar
-from streamflow_feast.kinds import register_json
 from streamflow_feast.tables import View, all_equal, any_distinct, identifiers
 
-Item = TypeVar("Item")
-
-BATCH = 5_000  # rows a server-side cursor hands over at a time
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 @dataclass(frozen=True)
@@ -48,6 +43,7 @@ class Plan:
     start: datetime | None  # None: incremental
     end: datetime
     filled: tuple[str, ...]  # the features that are right online after this run
+    brought: datetime | None = None  # by the ledger nothing later is online; None: it cannot say
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -57,6 +53,7 @@ class Plan:
             "was": self.was,
             "publication": self.publication,
             "since": self.since if self.form == "changes" else None,
+            "brought": self.brought,
         }
 
 
@@ -69,6 +66,7 @@ class Outcome:
     unchanged: int = 0
     removed: int = 0
     seconds: float = 0.0
+    repaired: bool = False  # the store had what the ledger knows nothing of, as after a restore
 
 
 def newest_publication(connection: psycopg.Connection) -> datetime | None:
@@ -138,6 +136,8 @@ def make_plan(
         [view.name, store],
     ).fetchone()
     was, since, filled = last or (None, None, [])
+    # A table that was altered since the last run has rows of which the ledger's last row is silent.
+    brought = None if since == EPOCH and was is not None else since or EPOCH
     columns = view.names
     as_of = newest_as_of(connection, view, publication, max(end, was or end))
     form: Literal["slice", "changes", "nothing"]
@@ -151,12 +151,18 @@ def make_plan(
         form = "changes" if since < publication else "nothing"
     else:
         form = "slice"
-    return Plan(view, store, form, as_of, was, publication, since, start, end, columns)
+    return Plan(view, store, form, as_of, was, publication, since, start, end, columns, brought)
 
 
 def run(connection: psycopg.Connection, plan: Plan) -> Outcome:
     """Bring the online table of Postgres up to date, in the caller's transaction."""
     began, outcome = time.perf_counter(), Outcome()
+    if may_repair(plan) and scalar(connection, _unknown_online(plan), plan.parameters):
+        # What nobody knows of goes first: it would stand as newer than all that is published.
+        outcome.repaired = True
+        remove = sql.SQL("delete from {} as online where {}").format(plan.view.table, UNKNOWN)
+        outcome.removed = connection.execute(remove, plan.parameters).rowcount
+        plan = replace(plan, form="slice")
     if plan.form == "slice" or (plan.form == "changes" and _has_pushed(connection, plan)):
         _run_slice(connection, replace(plan, form="slice"), outcome)
     elif plan.form == "changes":
@@ -166,6 +172,22 @@ def run(connection: psycopg.Connection, plan: Plan) -> Outcome:
         outcome.unchanged = max(0, outcome.considered - outcome.changed - outcome.removed)
     outcome.seconds = time.perf_counter() - began
     return outcome
+
+
+UNKNOWN = sql.SQL("(online.pushed_at is null and online.known_at > %(brought)s)")
+
+
+def may_repair(plan: Plan) -> bool:
+    """Whether this run is about what is online, and the ledger says what that should be."""
+    return plan.brought is not None and plan.as_of is not None and plan.as_of <= plan.end
+
+
+def _unknown_online(plan: Plan) -> sql.Composed:
+    """Whether rows are online that no materialization of this ledger has brought there: then the
+    database was restored to an instant before they were."""
+    return sql.SQL("select exists (select from {} as online where {})").format(
+        plan.view.table, UNKNOWN
+    )
 
 
 def _has_pushed(connection: psycopg.Connection, plan: Plan) -> bool:
@@ -192,7 +214,7 @@ def _run_slice(connection: psycopg.Connection, plan: Plan, outcome: Outcome) -> 
         return
     if plan.was and plan.as_of and plan.was >= plan.as_of:
         # Later than %(was)s are only pushed rows.
-        outcome.removed = connection.execute(
+        outcome.removed += connection.execute(
             sql.SQL(
                 "delete from {online} as online"
                 " where as_of between %(as_of)s and %(was)s and {over} and not exists ("
@@ -317,58 +339,6 @@ def _upsert(view: View, newest: sql.Composable, *, compare: bool = True) -> sql.
         newest=newest,
         which=join if compare else sql.SQL(" where not newest.is_retracted"),
     )
-
-
-def rows_to_write(connection: psycopg.Connection, plan: Plan) -> Iterator[tuple[Any, ...]]:
-    """For other stores: (*keys, as_of, known_at, *features) of what this run writes, streamed."""
-    query = sql.SQL(
-        "select {}, as_of, known_at, {} from {} as newest where not is_retracted"
-    ).format(
-        identifiers(plan.view.key_names), identifiers(plan.view.names), newest_versions(plan.view)
-    )
-    return _stream(connection, query, plan)
-
-
-def keys_to_remove(connection: psycopg.Connection, plan: Plan) -> Iterator[tuple[Any, ...]]:
-    """For other stores: the keys of every entity that was ever published and is not to be found
-    online.
-
-    All of them, not only those who left since: a killed run may have written any of them.
-    """
-    keys = identifiers(plan.view.key_names)
-    if plan.form == "changes":
-        query = sql.SQL("select {} from {} as newest where is_retracted").format(
-            keys, newest_versions(plan.view)
-        )
-    else:
-        query = sql.SQL(
-            "select distinct {} from {} as ever where known_at <= %(publication)s"
-            " and as_of <= greatest(%(as_of)s, %(was)s::timestamptz) and not exists ("
-            "select from {} as newest where {} and not is_retracted)"
-        ).format(
-            keys,
-            plan.view.relation,
-            newest_versions(plan.view),
-            all_equal(plan.view.key_names, "newest", "ever"),
-        )
-    return _stream(connection, query, plan)
-
-
-def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """The items in lists of at most `size`."""
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
-
-
-def _stream(
-    connection: psycopg.Connection, query: sql.Composed, plan: Plan
-) -> Iterator[tuple[Any, ...]]:
-    with connection.cursor(name="streamflow_publish") as cursor:
-        cursor.itersize = BATCH
-        register_json(cursor.adapters)
-        cursor.execute(query, plan.parameters)
-        yield from cursor
 
 
 def record(connection: psycopg.Connection, plan: Plan, outcome: Outcome) -> None:

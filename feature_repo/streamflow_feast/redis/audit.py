@@ -19,7 +19,7 @@ from data.database import Database
 from data.paths import FEATURE_REPO
 from streamflow_feast.connections import transaction
 from streamflow_feast.kinds import from_value, to_value
-from streamflow_feast.materialize import slice as publish
+from streamflow_feast.materialize import stream
 from streamflow_feast.materialize.audit import (
     NAMED,
     AuditError,
@@ -101,12 +101,12 @@ def _pairs(
 ) -> Iterator[tuple[tuple[Any, ...], Answer | None, Answer]]:
     """(keys, what should be answered, what is): entities of the slice, then those who left."""
     count, kinds = len(plan.view.keys), [kind for _, kind in plan.view.columns]
-    for rows in publish.batches(publish.rows_to_write(connection, plan), BATCH):
+    for rows in stream.batches(stream.rows_to_write(connection, plan), BATCH):
         answers = _ask(store, plan.view, [row[:count] for row in rows])
         for row, answer in zip(rows, answers, strict=True):
             as_of, _, *features = row[count:]
             yield row[:count], (as_of, tuple(map(to_value, kinds, features))), answer
-    for gone in publish.batches(publish.keys_to_remove(connection, plan), BATCH):
+    for gone in stream.batches(stream.keys_to_remove(connection, plan), BATCH):
         for keys, answer in zip(gone, _ask(store, plan.view, gone), strict=True):
             yield keys, None, answer
 

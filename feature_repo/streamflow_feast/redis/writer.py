@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -14,6 +16,7 @@ from feast.repo_config import RepoConfig
 
 from streamflow_feast.kinds import to_value
 from streamflow_feast.materialize import slice as publish
+from streamflow_feast.materialize import stream
 from streamflow_feast.materialize.slice import Outcome, Plan
 from streamflow_feast.tables import View
 from streamflow_feast.views import entity_key
@@ -33,24 +36,55 @@ class RedisWriter:
         self, config: RepoConfig, store: RedisOnlineStore, feature_view: FeatureView, view: View
     ) -> None:
         self.config, self.store, self.feature_view, self.view = config, store, feature_view, view
+        self.whatever_is_there = False
         self.writing = config.model_copy()
         self.writing._online_store = config.online_store.model_copy(update={"skip_dedup": True})
 
     def run(self, connection: psycopg.Connection, plan: Plan) -> Outcome:
         """As publish.run. Redis has no transactions: a killed run is repeated by the next one."""
         began, outcome = time.perf_counter(), Outcome()
+        client = self.store._get_client(self.config.online_store)
+        if publish.may_repair(plan):
+            # Empty, or filled by a ledger that is not this one: one of the two was restored.
+            known = None if plan.brought == publish.EPOCH else plan.brought
+            outcome.repaired = self.whatever_is_there = self._marked(client) != known
+        if outcome.repaired:
+            plan = replace(plan, form="slice")
+            outcome.removed += self._remove_strangers(client, connection, plan)
         if plan.form != "nothing":
-            for gone in publish.batches(publish.keys_to_remove(connection, plan), BATCH):
+            for gone in stream.batches(stream.keys_to_remove(connection, plan), BATCH):
                 outcome.removed += self._remove(gone)
-            for rows in publish.batches(publish.rows_to_write(connection, plan), BATCH):
+            for rows in stream.batches(stream.rows_to_write(connection, plan), BATCH):
                 outcome.considered += len(rows)
                 outcome.changed += self._write(rows)
+            client.hset(self._mark, self.view.name, plan.publication.isoformat())
         outcome.unchanged = outcome.considered - outcome.changed
         outcome.seconds = time.perf_counter() - began
         return outcome
 
+    @property
+    def _mark(self) -> str:
+        """A hash beside the features: view -> the publication that was brought here last."""
+        return f"streamflow:{self.config.project}:publications"
+
+    def _marked(self, client: Any) -> datetime | None:
+        found = client.hget(self._mark, self.view.name)
+        return datetime.fromisoformat(found.decode()) if found else None
+
+    def _remove_strangers(self, client: Any, connection: psycopg.Connection, plan: Plan) -> int:
+        """Take the view's fields from every key in Redis that is not of the slice, whoever wrote
+        it and whether or not this ledger knows it; how many had any."""
+        count, project = len(self.view.keys), self.config.project
+        kept = {self._key(row[:count]) for row in stream.rows_to_write(connection, plan)}
+        removed = 0
+        found = client.scan_iter(match=b"*" + project.encode(), count=BATCH)
+        for keys in stream.batches((key for key in found if key not in kept), BATCH):
+            removed += self._remove_fields(client, keys)
+        return removed
+
     def _write(self, rows: Sequence[tuple[Any, ...]]) -> int:
-        """Write the (*keys, as_of, known_at, *features) that differ; how many did."""
+        """Write the (*keys, as_of, known_at, *features) that differ; how many did. What is newer in
+        Redis stays, as somebody pushed it, unless `whatever_is_there` is to be replaced."""
         count, names = len(self.view.keys), self.view.names
         of = dict(self.view.keys)
         keys = [entity_key(of, row[:count]) for row in rows]
@@ -62,7 +96,8 @@ class RedisWriter:
                 name: to_value(kind, value)
                 for (name, kind), value in zip(self.view.columns, features, strict=True)
             }
-            if was is None or was < as_of or (was == as_of and old != new):
+            newer_there = was is not None and was > as_of and not self.whatever_is_there
+            if not newer_there and (was != as_of or old != new):
                 data.append((key, new, as_of, known_at))
         if data:
             self.store.online_write_batch(self.writing, self.feature_view, data, None)
@@ -70,16 +105,20 @@ class RedisWriter:
 
     def _remove(self, gone: Sequence[tuple[Any, ...]]) -> int:
         """Delete the view's fields of these entities; how many had any."""
+        client = self.store._get_client(self.config.online_store)
+        return self._remove_fields(client, [self._key(keys) for keys in gone])
+
+    def _key(self, keys: Sequence[Any]) -> bytes:
+        return _redis_key(
+            self.config.project,
+            entity_key(dict(self.view.keys), keys),
+            entity_key_serialization_version=self.config.entity_key_serialization_version,
+        )
+
+    def _remove_fields(self, client: Any, keys: Sequence[bytes]) -> int:
         name = self.view.name
         fields = [_mmh3(f"{name}:{feature}") for feature in self.view.names]
-        client = self.store._get_client(self.config.online_store)
-        version = self.config.entity_key_serialization_version
         with client.pipeline(transaction=False) as pipeline:
-            for keys in gone:
-                key = _redis_key(
-                    self.config.project,
-                    entity_key(dict(self.view.keys), keys),
-                    entity_key_serialization_version=version,
-                )
+            for key in keys:
                 pipeline.hdel(key, f"_ts:{name}", *fields)
             return sum(1 for deleted in pipeline.execute() if deleted)

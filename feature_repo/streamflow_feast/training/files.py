@@ -29,7 +29,7 @@ def write(table: pa.Table, manifest: dict[str, Any], folder: Path, name: str) ->
     scratch = [file.with_name(f".{file.name}.{os.getpid()}") for file in files]
     try:
         _write_csv(table, scratch[0])
-        _write_parquet(table, scratch[1])
+        write_parquet(table, scratch[1])
         described = manifest | {
             "files": {
                 file.name: {"bytes": temporary.stat().st_size, "sha256": sha256(temporary)}
@@ -56,7 +56,8 @@ def sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
-def _write_parquet(table: pa.Table, file: Path) -> None:
+def write_parquet(table: pa.Table, file: Path) -> None:
+    """The same bytes for the same table, if it is one chunk without metadata."""
     pa.parquet.write_table(
         table,
         file,

@@ -33,7 +33,8 @@ from data.database import Database
 from data.paths import FEATURE_REPO, PROCESSED, code_version
 from streamflow_feast.dbt.feast_objects import feast_objects
 from streamflow_feast.dbt.manifest import Manifest
-from streamflow_feast.dbt.publications import published_manifest
+from streamflow_feast.dbt.publications import published_manifest, require_answer
+from streamflow_feast.offline import point_in_time
 from streamflow_feast.offline import store as offline_store
 from streamflow_feast.offline.entity_frame import UTC
 from streamflow_feast.offline.store import as_known_at
@@ -115,11 +116,11 @@ def write_training_set(
     wanted = entities if keep_unlabelled else entities.filter(labelled)
     refs, table = _with_features(wanted, service, publication, known_at is not None)
     head = {"as_of": [iso(instant) for instant in snapshots]}
-    counts = {
-        iso(instant).removesuffix("T00:00:00Z"): _counts(entities, table, instant)
+    told = {
+        iso(instant).removesuffix("T00:00:00Z"): counts(entities, table, instant)
         for instant in snapshots
     }
-    manifest = head | described(table, refs, service, publication, known_at, counts)
+    manifest = head | described(table, refs, service, publication, known_at, told)
     files = training_files.write(table, manifest, out, name)
     return TrainingSet(table, manifest, files)
 
@@ -151,11 +152,13 @@ def resolve_known_at(connection: psycopg.Connection, known_at: datetime | None) 
     Raises:
         TrainingSetError: nothing was published by then, or something still may be: the instant is
             in the future, or a build that is stamped before it has not ended.
+        PrunedError: versions that were known then are gone.
     """
     bring_publications(connection)
     # start_build stamps under this lock: no stamp below `known_at` can be on its way unseen.
     connection.execute("select pg_advisory_xact_lock_shared(hashtext('streamflow build'))")
     if known_at is not None:
+        require_answer(connection, known_at)
         (now,) = connection.execute(
             "select greatest(clock_timestamp(), max(known_at)) from ledger.publications"
         ).fetchone() or (None,)
@@ -325,7 +328,7 @@ def _job_as_then(
     from feast import FeatureStore
 
     store = FeatureStore(repo_path=str(FEATURE_REPO))
-    objects = feast_objects(defined, offline_store.HISTORY)
+    objects = feast_objects(defined, point_in_time.HISTORY)
     found = objects.get(service)
     if not isinstance(found, FeatureService):
         raise _no_service(service, [known.name for known in defined.services])
@@ -365,7 +368,9 @@ def _no_service(service: str, known: list[str]) -> TrainingSetError:
     )
 
 
-def _counts(entities: pa.Table, table: pa.Table, instant: datetime) -> dict[str, int]:
+def counts(entities: pa.Table, table: pa.Table, instant: datetime) -> dict[str, int]:
+    """Rows of a snapshot by their label, and how many of `entities` the set has left out."""
+
     def labels(of: pa.Table) -> pa.ChunkedArray:
         return of.filter(pc.equal(of.column("as_of"), pa.scalar(instant, UTC))).column(LABEL)
 

@@ -1,5 +1,5 @@
--- The schemas, the ledger and the serving role. Safe to run again. The raw tables follow from
--- their declaration, and the names in braces are filled in by data/postgres/setup.py.
+-- What release 0.1 made: the schemas and the ledger. It kept no record of what it had applied, so
+-- this one may meet a database that has some of it. The raw tables follow from their declaration.
 
 create schema if not exists raw;       -- drops as delivered; written by data/, read by staging
 create schema if not exists staging;   -- dbt views: typed, effective rows as of the newest build
@@ -104,15 +104,6 @@ create table if not exists ledger.materializations (
     materialized_at timestamptz not null default clock_timestamp()
 );
 
--- Where dbt builds on Spark: of which view and as_of the versions were brought from the lake into
--- published.<view>, and up to which publication.
-create table if not exists ledger.brought (
-    view_name text not null,
-    as_of timestamptz not null,
-    publication timestamptz not null,
-    primary key (view_name, as_of)
-);
-
 -- One row per view and audit: does online equal offline?
 create table if not exists ledger.audits (
     audit_id bigint generated always as identity primary key,
@@ -127,46 +118,3 @@ create table if not exists ledger.audits (
     seconds double precision not null,
     audited_at timestamptz not null default clock_timestamp()
 );
-
--- An entity's published values at earlier as_of's, newest first, for people who look at one.
--- `keys` is an object of its join keys and their values, all that the online table has.
--- With the owner's rights, so that the serving role sees this much of the past and no more. Late
--- bound: the published views need not exist yet, and may be replaced.
-drop function if exists online.history(text, text, int); -- of an earlier release
-create or replace function online.history(view_name text, keys jsonb, most int)
-returns table (as_of timestamptz, known_at timestamptz, features jsonb)
-language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
-declare
-    source regclass := to_regclass(format('published.%I', view_name || '_latest'));
-    join_keys text[] := array(
-        select attname::text from pg_index inner join pg_attribute on attrelid = indrelid
-        where indrelid = to_regclass(format('online.%I', view_name)) and indisprimary
-            and attnum = any(indkey)
-        order by attname
-    );
-begin
-    if source is null then
-        return;
-    end if;
-    if join_keys is distinct from array(select key from jsonb_object_keys(keys) as key order by key) then
-        raise exception '% is found by %, and not by %', view_name, join_keys, keys
-            using errcode = 'invalid_parameter_value';
-    end if;
-    return query execute format(
-        'select as_of, known_at, to_jsonb(latest) from %s as latest '
-        'where %s order by as_of desc limit $1',
-        source, (
-            -- A literal takes the type of its column, so that the index finds it.
-            select string_agg(format('%I = %L', key, value), ' and ')
-            from jsonb_each_text(keys) as given (key, value)
-        )
-    ) using most;
-end $$;
-revoke all on function online.history(text, jsonb, int) from public;
-
--- What the API's role (data/postgres/setup.py makes it) can read: what it serves, and nothing else.
-grant usage on schema online, ledger to {serving_user};
-grant select on all tables in schema online, ledger to {serving_user};
-alter default privileges in schema online grant select on tables to {serving_user};
-alter default privileges in schema ledger grant select on tables to {serving_user};
-grant execute on function online.history(text, jsonb, int) to {serving_user};

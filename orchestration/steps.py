@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from data import errors
 from data.database import Database
 from data.paths import DBT_PROJECT, FEATURE_REPO, PROCESSED, ROOT, code_version
+from data.target import target as target_of_dbt
 from orchestration.advice import here
 from orchestration.lineage.events import emitted
 from orchestration.shown import Progress, WithoutFeastsDates
@@ -122,7 +123,7 @@ def ingest(
     Raises:
         StepError: the drop was refused (its cause, a `DropError`, has every error).
     """
-    from data.load.load import load
+    from data.target import load
 
     repair = f"make load DROP={folder}"
     with told_as("ingest", repair), emitted("ingest") as run:
@@ -188,6 +189,10 @@ def _build(*, show: Callable[[str], None] = say, **variables: object) -> BuildRe
         again = bool(told and told.transient)
         what = f"nothing was published: {what}"
         raise StepError("build", what, _repaired(told, "make build"), transient=again)
+    if target_of_dbt() == "spark":
+        from streamflow_feast.lake.ledger import mirrored
+
+        mirrored()
     with Database().connect() as connection:
         row = connection.execute(
             "select known_at, rows_appended from ledger.publications where invocation_id = %s",
@@ -211,6 +216,9 @@ def _build(*, show: Callable[[str], None] = say, **variables: object) -> BuildRe
 def plan(*, show: Callable[[str], None] = say, **variables: object) -> None:
     """Say what `build` would compute and change, by `dbt run-operation plan`; writes nothing."""
     from dbt.cli.main import dbtRunner
+
+    if target_of_dbt() == "spark":
+        raise StepError("plan", "a plan asks Postgres alone", "make build TARGET=spark")
 
     def note(event: Any) -> None:
         if event.info.name == "JinjaLogInfo":

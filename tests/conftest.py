@@ -39,7 +39,7 @@ SLOW = (
     "chaos/", "lineage/test_mutation.py", "releases/",
     "orchestration/test_faults.py", "orchestration/test_live.py", "orchestration/test_steps.py",
     "serving/test_access.py", "serving/test_openapi.py", "serving/test_outages.py",
-    "serving/test_page.py", "serving/test_ready.py",
+    "serving/test_page.py", "serving/test_ready.py", "spark/test_build.py", "spark/test_load.py",
     "training/test_against_stock.py", "training/test_leak_check.py",
     "training/test_nullable_types.py",
 )  # fmt: skip

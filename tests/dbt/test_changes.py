@@ -284,9 +284,8 @@ def test_a_window_beyond_the_reach_does_not_compile(
     folder = project(
         (
             f"{USAGE}.sql",
-            "            sum(skips) filter",
-            f"            count(*) filter (where {{{{ {call} }}}}) as many,\n"
-            "            sum(skips) filter",
+            "        sum(skips) filter",
+            f"        count(*) filter (where {{{{ {call} }}}}) as many,\n        sum(skips) filter",
         )
     )
     outcome = build(folder)

@@ -84,7 +84,7 @@ def read(store: Store, request: Request, timeout: int | None = None) -> pa.Table
                 columns |= found
         if looked_up := [view for view in request.views if view not in swept]:
             parts = on_each(_look_ups(looked_up, request), _shares(request, count))
-            columns |= _in_order(pa.concat_tables(parts))
+            columns |= in_order(pa.concat_tables(parts))
     table = request.frame
     for view in request.views:
         for field in feature_fields(view):
@@ -147,7 +147,7 @@ def _look_ups(
     return look_up
 
 
-def _in_order(found: pa.Table) -> dict[str, pa.ChunkedArray]:
+def in_order(found: pa.Table) -> dict[str, pa.ChunkedArray]:
     """The columns after the first, which says for which row of the frame each of its rows is."""
     numbers = found.column(0).to_numpy()
     places = np.empty_like(numbers)

@@ -46,6 +46,7 @@ from streamflow_feast import (
 from streamflow_feast.connections import DatabaseUnreachable
 from streamflow_feast.dbt.publications import require_answer
 from streamflow_feast.dbt.types import digits
+from streamflow_feast.lake.ledger import is_of_lake
 from streamflow_feast.offline import (
     arrow_copy,
     effective_sources,
@@ -134,6 +135,14 @@ class StreamflowOfflineStore(PostgreSQLOfflineStore):
             EntityFrameError: the frame cannot be used, see `entity_frame`.
             ValueError: a feature is no column of its table; the table is missing.
         """
+        if any(is_of_lake(view.batch_source) for view in feature_views):
+            from streamflow_feast.lake.training import historical  # of an optional extra
+
+            return historical(
+                config, feature_views, feature_refs, entity_df, registry, project,
+                full_feature_names, Bounds(_known_at.get(), filter_by_created_timestamp),
+                _ANY_RANGE,
+            )  # fmt: skip
         store: StreamflowOfflineStoreConfig = config.offline_store
         with store.connect() as connection:
             require_answer(connection, _known_at.get())
@@ -189,6 +198,11 @@ class StreamflowOfflineStore(PostgreSQLOfflineStore):
             ),
             metadata=RetrievalMetadata(feature_refs, frame_columns, start, end),
         )
+
+    def validate_data_source(self, config: RepoConfig, data_source: DataSource) -> None:
+        """As Feast's; of what lies on the lake the manifest of its publication has told."""
+        if not is_of_lake(data_source):
+            super().validate_data_source(config, data_source)
 
     @staticmethod
     def offline_write_batch(

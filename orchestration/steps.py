@@ -21,10 +21,10 @@ from data import errors
 from data.database import Database
 from data.paths import DBT_PROJECT, FEATURE_REPO, PROCESSED, ROOT, code_version
 from data.target import target as target_of_dbt
-from orchestration.advice import here
 from orchestration.lineage.events import emitted
 from orchestration.shown import Progress, WithoutFeastsDates
 from orchestration.surroundings import environment, inside
+from orchestration.told import StepError, one_line, repaired, say, told_as
 
 if TYPE_CHECKING:
     from data.load.load import LoadResult
@@ -34,20 +34,6 @@ PIPELINE_LOCK = "hashtext('streamflow pipeline')"  # held while a folder of drop
 
 
 FAILED = ("error", "fail", "runtime error")  # dbt's words
-
-
-class StepError(RuntimeError):
-    """A step failed. `repair` is the command to run next; `transient` says a retry may help."""
-
-    def __init__(self, step: str, what: str, repair: str, *, transient: bool = False) -> None:
-        self.step, self.what, self.repair, self.transient = step, what, here(repair), transient
-        super().__init__(f"{step}: {_one_line(here(what))} | then run: {self.repair}")
-
-
-def say(line: str) -> None:
-    """Print a line in one piece, at once: dbt's threads report side by side."""
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 @dataclass(frozen=True)
@@ -60,56 +46,6 @@ class BuildResult:
     rows_appended: dict[str, int]
     warnings: list[str]
     seconds: dict[str, float]  # of each model, by dbt's unique_id
-
-
-def _one_line(text: object, length: int = 800) -> str:
-    line = " ".join(str(text).split())
-    return line if len(line) <= length else f"{line[:length]} ..."
-
-
-# The step -> the role that has the rights it needs (data/postgres/roles.py); dbt takes its own.
-ROLE_OF = {
-    "ingest": "loader",
-    "apply": "materializer",
-    "materialize": "materializer",
-    "vector": "materializer",
-    "audit": "auditor",
-    "report": "auditor",
-    "training-set": "trainer",
-}
-
-
-@contextlib.contextmanager
-def acting_for(step: str) -> Iterator[None]:
-    """With STREAMFLOW_PG_ROLES=on, sessions begun inside have the rights of the step's role."""
-    role = ROLE_OF.get(step) if Database().roles else None
-    with environment(**({"STREAMFLOW_PG_ROLE": f"streamflow_{role}"} if role else {})):
-        yield
-
-
-@contextlib.contextmanager
-def told_as(step: str, repair: str) -> Iterator[None]:
-    """Turn what can go wrong into a StepError, which says whether a retry may help.
-
-    Bugs (KeyError and the like) keep their traceback: no command repairs those.
-    """
-    try:
-        with acting_for(step):
-            yield
-    except StepError:
-        raise
-    except Exception as error:
-        told = errors.trouble(error)
-        if told.kind == "defect":
-            raise
-        raise StepError(
-            step, str(told), _repaired(told, repair), transient=told.transient
-        ) from error
-
-
-def _repaired(told: errors.Trouble | None, repair: str) -> str:
-    """The command to run next; where there is no database, after starting it."""
-    return f"make up && {repair}" if told and told.kind in ("down", "lost") else repair
 
 
 def ingest(
@@ -179,7 +115,7 @@ def _build(*, show: Callable[[str], None] = say, **variables: object) -> BuildRe
         told = errors.of_text(reason)
         again = bool(told and told.transient)
         what = str(told or reason)
-        raise StepError("build", what, _repaired(told, "make build"), transient=again)
+        raise StepError("build", what, repaired(told, "make build"), transient=again)
     statuses = Counter(str(node.status) for node in nodes)
     if not outcome.success:
         what = progress.verdict or _failures(nodes)
@@ -188,7 +124,7 @@ def _build(*, show: Callable[[str], None] = say, **variables: object) -> BuildRe
         told = min(failed, key=lambda found: bool(found and found.transient), default=None)
         again = bool(told and told.transient)
         what = f"nothing was published: {what}"
-        raise StepError("build", what, _repaired(told, "make build"), transient=again)
+        raise StepError("build", what, repaired(told, "make build"), transient=again)
     if target_of_dbt() == "spark":
         from streamflow_feast.lake.ledger import mirrored
 
@@ -255,7 +191,7 @@ def _one_build_at_a_time(show: Callable[[str], None]) -> Iterator[None]:
 
 def _failures(nodes: list[Any]) -> str:
     failed = [node for node in nodes if str(node.status) in FAILED]
-    names = [f"{node.node.name} ({_one_line(node.message)})" for node in failed]
+    names = [f"{node.node.name} ({one_line(node.message)})" for node in failed]
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"{len(names)} failed: {', '.join(names[:3])}{more}"
 

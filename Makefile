@@ -8,7 +8,7 @@ SHELL := /bin/sh
 VENV := .venv
 PY := $(VENV)/bin/python
 DBT := $(CURDIR)/$(VENV)/bin/dbt
-RUN = $(PY) -m orchestration $(if $(call given,DEBUG),--debug)
+RUN = $(if $(call given,TARGET),STREAMFLOW_TARGET=$(call typed,TARGET) )$(PY) -m orchestration $(if $(call given,DEBUG),--debug)
 
 # given NAME: what the command line says it is, nothing otherwise. An environment has a PORT, END or
 # USERS of its own, which is not meant for us.
@@ -81,6 +81,10 @@ publish: materialize ## the name of materialize until 0.2; goes with the next re
 audit: $(VENV)/.runtime ## does every online value equal the offline one?
 	@$(RUN) audit
 
+.PHONY: skew
+skew: $(VENV)/.runtime ## was what was served what was published? replays the API's logged answers   [SINCE=2024-01-31]
+	@$(RUN) skew $(call option,SINCE,--since)
+
 .PHONY: training-set
 training-set: $(VENV)/.runtime ## features and labels of snapshots    AS_OF=2024-01-31[,...|..2024-06-30] or LABELS=<file> [KNOWN_AT= SERVICE=]
 	@[ -n $(or $(call typed,LABELS),'') ] || $(call need,AS_OF,make training-set AS_OF=2024-01-31)
@@ -104,6 +108,20 @@ vector: $(VENV)/.runtime ## one user's online vector, as Feast reads it   USER=<
 	@$(call need,USER,make vector USER=<user id>)
 	@$(RUN) vector -- $(call typed,USER)
 
+##@ Spark (the same commands take TARGET=spark, after `make spark`)
+
+.PHONY: spark
+spark: $(VENV)/.spark ## install Spark: pyspark, dbt-spark and a Java, by pip
+	@echo "Spark is installed. Now: make pipeline TARGET=spark DROP=<folder>"
+
+.PHONY: equal
+equal: $(VENV)/.spark $(VENV)/.dev ## build the sample on Postgres and on Spark, compare every cell   [ARGS="--users 300"]
+	@$(PY) -m tests.spark.equal $(call given,ARGS)
+
+.PHONY: equal-long
+equal-long: $(VENV)/.spark $(VENV)/.dev ## the same, and 200 random histories
+	@$(PY) -m tests.spark.equal --histories 200 $(call given,ARGS)
+
 ##@ Orchestrator and report
 
 .PHONY: dagster
@@ -119,6 +137,14 @@ backfill: $(VENV)/.dev ## months of data/drops through to online, in order   MON
 report: $(VENV)/.runtime ## freshness, tests and drift of a month as one HTML page   AS_OF=2024-02-29
 	@$(call need,AS_OF,make report AS_OF=2024-02-29)
 	@$(RUN) report --as-of $(call typed,AS_OF)
+
+.PHONY: catalogue
+catalogue: $(VENV)/.runtime ## what the API's catalogue shows of each feature: lineage, statistics, drift, tests
+	@$(RUN) catalogue
+
+.PHONY: lineage
+lineage: $(VENV)/.runtime ## column lineage from raw files to answers, as a file   [FEATURE=watch_hours_30d]
+	@$(RUN) lineage $(call option,FEATURE,--feature)
 
 ##@ Years
 
@@ -194,13 +220,19 @@ bench-serving: $(VENV)/.dev ## requests a second against feast serve
 bench-build bench-publish bench-training bench-serving:
 	@$(PY) tests/bench/$(subst -,_,$@).py $(call given,ARGS)
 
+.PHONY: bench-spark
+bench-spark: $(VENV)/.spark $(VENV)/.dev ## the whole path on Spark at 10,000, 100,000 and 1,000,000 users
+	@$(PY) tests/bench/bench_spark.py $(call given,ARGS)
+
 .PHONY: lock
 lock: $(VENV)/.runtime ## resolve the versions again (UPGRADE=1: the newest ones)
 	@$(PIP_INSTALL) --quiet uv
-	$(UV_COMPILE) --all-extras $(if $(call given,UPGRADE),--upgrade) -o requirements-dev.lock
+	$(UV_COMPILE) --extra dev --extra orchestration --extra redis $(if $(call given,UPGRADE),--upgrade) -o requirements-dev.lock
 	$(UV_COMPILE) $(if $(call given,UPGRADE),--upgrade) -c requirements-dev.lock -o requirements.lock
 	$(UV_COMPILE) $(if $(call given,UPGRADE),--upgrade) --extra orchestration -c requirements-dev.lock \
 		-o requirements-orchestrator.lock
+	$(UV_COMPILE) $(if $(call given,UPGRADE),--upgrade) --extra spark -c requirements-dev.lock \
+		-o requirements-spark.lock
 
 .PHONY: clean
 clean: down ## stop, then remove the environment, the database and everything generated
@@ -247,7 +279,8 @@ $(VENV)/.pip:
 
 # $(call install,<lock>): pip's long output becomes a count; on failure its end is shown.
 define install
-total=$$(grep -c '^[a-z].*==' $(1)); echo "Installing from $(1) (up to $$total packages)"; \
+total=$$(grep -c '^[a-z].*==' $(firstword $(1))); \
+echo "Installing from $(firstword $(1)) (up to $$total packages)"; \
 { $(INSTALL_LOCKED) $(1) 2>&1; echo "exit=$$?"; } | tee $(VENV)/install.log | awk ' \
 	/^Collecting/ { if (++n % 25 == 0) { printf "  %d packages ...\n", n; fflush() } } \
 	/^Installing collected/ { print "  unpacking ..."; fflush() } \
@@ -259,6 +292,12 @@ $(VENV)/.runtime: requirements.lock pyproject.toml $(VENV)/.pip
 	@$(call install,requirements.lock)
 	@$(PIP_INSTALL) --quiet --no-deps --no-build-isolation -e . >> $(VENV)/install.log 2>&1 \
 		|| { tail -15 $(VENV)/install.log >&2; exit 1; }
+	@touch $@
+
+# pyspark is source alone: it is built by the setuptools that are here, and asks no network for others.
+$(VENV)/.spark: requirements-spark.lock $(VENV)/.runtime
+	@$(call install,requirements-spark.lock --no-build-isolation)
+	@$(PY) -m data.lake.java >> $(VENV)/install.log
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime

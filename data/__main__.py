@@ -14,12 +14,13 @@ from data.contract import dbt_docs, declared, markdown
 from data.database import Database, is_loopback, no_connection
 from data.errors import command
 from data.load.check import DropError
-from data.load.load import check, load
+from data.load.load import check
 from data.load.stamp import stamp
 from data.paths import PROCESSED
 from data.postgres.server import EmbeddedServer
 from data.postgres.setup import set_up
 from data.sample.generate import GRAINS, Plan, generate
+from data.target import load, target
 
 QUARANTINE = PROCESSED / "refused"
 
@@ -136,6 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for folder in options.folder:
             print(load(folder, settings, quarantine=options.quarantine))
     elif options.command == "check":
+        if target() == "spark":
+            raise SystemExit("check asks the raw tables of Postgres; on the lake: load")
         wrong = False
         for found in check(options.folder, settings, quarantine=options.quarantine is not None):
             wrong |= isinstance(found, DropError)

@@ -112,6 +112,9 @@ def trouble(error: BaseException, settings: Database | None = None) -> Trouble:
 def of_text(text: str, settings: Database | None = None) -> Trouble | None:
     """What an error means of which only the text is left (dbt's); None when it is none of these."""
     lower = text.lower()
+    if "sessionhivemetastoreclient" in lower or "another instance of derby" in lower:
+        what = "the catalog of the lake does not open: another process that uses Spark has it"
+        return Trouble("busy", what, "When that one has ended: run the same command again.", True)
     if state := next((state for part, state in SAID.items() if part in lower), None):
         return _of_state(state, " ".join(text.split()))
     if "connection to server" in lower or "could not connect" in lower:

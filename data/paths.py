@@ -11,6 +11,13 @@ DBT_PROJECT = ROOT / "dbt_project"
 FEATURE_REPO = ROOT / "feature_repo"
 DROPS = ROOT / "data" / "drops"
 PROCESSED = ROOT / "data" / "processed"  # training sets and reports
+FEATURE_LOGS = PROCESSED / "feature_logs"  # samples of served answers
+
+
+def lake() -> Path:
+    """Where raw rows and features lie when dbt builds on Spark: STREAMFLOW_LAKE."""
+    return Path(os.environ.get("STREAMFLOW_LAKE") or ROOT / ".state" / "lake").absolute()
+
 
 CODE = ("dbt_project", "feature_repo", "orchestration", "data/*.py")  # what features depend on
 

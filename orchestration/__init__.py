@@ -1,0 +1,1 @@
+import streamflow_feast  # noqa: F401 - before Feast: see there

@@ -60,6 +60,9 @@ PASSED_ON = {
     "restore": "a database that holds nothing yet, from such a file",
     "prune": "let go of versions and rows that nobody can ask for any more",
     "erase": "take a user, or another entity, out of everything that is kept",
+    "catalogue": "what the API's catalogue shows of each feature: lineage, statistics, tests",
+    "lineage": "from raw columns to features, services and answers, as a file",
+    "skew": "was what was served what was published? replays the logged answers",
     "dagster": "Dagster's UI and daemon on this machine",
     "backfill": "a range of months, one after the other",
 }
@@ -124,6 +127,9 @@ def run(options: argparse.Namespace, rest: list[str]) -> int | None:
             steps.pipeline_over(options.drops, options.as_of)
         else:
             steps.pipeline(options.drop, options.as_of)
+        from orchestration.catalogue.command import refresh
+
+        refresh()
     elif options.step == "training-set":
         from orchestration.training_set import main as training_set
 
@@ -148,6 +154,18 @@ def run(options: argparse.Namespace, rest: list[str]) -> int | None:
         from orchestration.upkeep.erase import main as erase
 
         return erase(rest)
+    elif options.step == "catalogue":
+        from orchestration.catalogue.command import main as catalogue
+
+        return catalogue(rest)
+    elif options.step == "lineage":
+        from orchestration.lineage.command import main as lineage
+
+        return lineage(rest)
+    elif options.step == "skew":
+        from orchestration.skew.command import main as skew
+
+        return skew(rest)
     elif options.step == "dagster":
         from orchestration.defs.dagster_ui import main as dagster_ui
 

@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Any
 from data import errors
 from data.database import Database
 from data.paths import DBT_PROJECT, FEATURE_REPO, PROCESSED, ROOT, code_version
-from orchestration.advice import here
+from data.target import target as target_of_dbt
+from orchestration.lineage.events import emitted
 from orchestration.shown import Progress, WithoutFeastsDates
 from orchestration.surroundings import environment, inside
+from orchestration.told import StepError, one_line, repaired, say, told_as
 
 if TYPE_CHECKING:
     from data.load.load import LoadResult
@@ -33,20 +35,6 @@ PIPELINE_LOCK = "hashtext('streamflow pipeline')"  # held while a folder of drop
 
 
 FAILED = ("error", "fail", "runtime error")  # dbt's words
-
-
-class StepError(RuntimeError):
-    """A step failed. `repair` is the command to run next; `transient` says a retry may help."""
-
-    def __init__(self, step: str, what: str, repair: str, *, transient: bool = False) -> None:
-        self.step, self.what, self.repair, self.transient = step, what, here(repair), transient
-        super().__init__(f"{step}: {_one_line(here(what))} | then run: {self.repair}")
-
-
-def say(line: str) -> None:
-    """Print a line in one piece, at once: dbt's threads report side by side."""
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 @dataclass(frozen=True)
@@ -61,56 +49,6 @@ class BuildResult:
     seconds: dict[str, float]  # of each model, by dbt's unique_id
 
 
-def _one_line(text: object, length: int = 800) -> str:
-    line = " ".join(str(text).split())
-    return line if len(line) <= length else f"{line[:length]} ..."
-
-
-# The step -> the role that has the rights it needs (data/postgres/roles.py); dbt takes its own.
-ROLE_OF = {
-    "ingest": "loader",
-    "apply": "materializer",
-    "materialize": "materializer",
-    "vector": "materializer",
-    "audit": "auditor",
-    "report": "auditor",
-    "training-set": "trainer",
-}
-
-
-@contextlib.contextmanager
-def acting_for(step: str) -> Iterator[None]:
-    """With STREAMFLOW_PG_ROLES=on, sessions begun inside have the rights of the step's role."""
-    role = ROLE_OF.get(step) if Database().roles else None
-    with environment(**({"STREAMFLOW_PG_ROLE": f"streamflow_{role}"} if role else {})):
-        yield
-
-
-@contextlib.contextmanager
-def told_as(step: str, repair: str) -> Iterator[None]:
-    """Turn what can go wrong into a StepError, which says whether a retry may help.
-
-    Bugs (KeyError and the like) keep their traceback: no command repairs those.
-    """
-    try:
-        with acting_for(step):
-            yield
-    except StepError:
-        raise
-    except Exception as error:
-        told = errors.trouble(error)
-        if told.kind == "defect":
-            raise
-        raise StepError(
-            step, str(told), _repaired(told, repair), transient=told.transient
-        ) from error
-
-
-def _repaired(told: errors.Trouble | None, repair: str) -> str:
-    """The command to run next; where there is no database, after starting it."""
-    return f"make up && {repair}" if told and told.kind in ("down", "lost") else repair
-
-
 def ingest(
     folder: Path | str, *, quarantine: bool = False, show: Callable[[str], None] = say
 ) -> LoadResult:
@@ -122,16 +60,36 @@ def ingest(
     Raises:
         StepError: the drop was refused (its cause, a `DropError`, has every error).
     """
-    from data.load.load import load
+    from data.target import load
 
     repair = f"make load DROP={folder}"
-    with told_as("ingest", repair):
+    with told_as("ingest", repair), emitted("ingest") as run:
         result = load(folder, quarantine=PROCESSED / "refused" if quarantine else None)
+        run.tells(_datasets("of_ingest"), result)
     show(str(result))
     return result
 
 
 def build(*, show: Callable[[str], None] = say, **variables: object) -> BuildResult:
+    """As `_build`, with its events."""
+    with emitted("build", _datasets("of_tests")) as run:
+        built = _build(show=show, **variables)
+        run.tells(_datasets("of_build"), built.rows_appended)
+    return built
+
+
+def _datasets(name: str) -> Callable[..., Any]:
+    """A function of orchestration/lineage/datasets.py, which is imported when it is called."""
+
+    def call(*about: Any) -> Any:
+        from orchestration.lineage import datasets
+
+        return getattr(datasets, name)(*about)
+
+    return call
+
+
+def _build(*, show: Callable[[str], None] = say, **variables: object) -> BuildResult:
     """Run `dbt build`, which also publishes when every test passed.
 
     `variables` are dbt's: recompute (bool), cadence (drops, month, week, day), allow_leaving
@@ -158,7 +116,7 @@ def build(*, show: Callable[[str], None] = say, **variables: object) -> BuildRes
         told = errors.of_text(reason)
         again = bool(told and told.transient)
         what = str(told or reason)
-        raise StepError("build", what, _repaired(told, "make build"), transient=again)
+        raise StepError("build", what, repaired(told, "make build"), transient=again)
     statuses = Counter(str(node.status) for node in nodes)
     if not outcome.success:
         what = progress.verdict or _failures(nodes)
@@ -167,7 +125,11 @@ def build(*, show: Callable[[str], None] = say, **variables: object) -> BuildRes
         told = min(failed, key=lambda found: bool(found and found.transient), default=None)
         again = bool(told and told.transient)
         what = f"nothing was published: {what}"
-        raise StepError("build", what, _repaired(told, "make build"), transient=again)
+        raise StepError("build", what, repaired(told, "make build"), transient=again)
+    if target_of_dbt() == "spark":
+        from streamflow_feast.lake.ledger import mirrored
+
+        mirrored()
     with Database().connect() as connection:
         row = connection.execute(
             "select known_at, rows_appended from ledger.publications where invocation_id = %s",
@@ -191,6 +153,9 @@ def build(*, show: Callable[[str], None] = say, **variables: object) -> BuildRes
 def plan(*, show: Callable[[str], None] = say, **variables: object) -> None:
     """Say what `build` would compute and change, by `dbt run-operation plan`; writes nothing."""
     from dbt.cli.main import dbtRunner
+
+    if target_of_dbt() == "spark":
+        raise StepError("plan", "a plan asks Postgres alone", "make build TARGET=spark")
 
     def note(event: Any) -> None:
         if event.info.name == "JinjaLogInfo":
@@ -227,7 +192,7 @@ def _one_build_at_a_time(show: Callable[[str], None]) -> Iterator[None]:
 
 def _failures(nodes: list[Any]) -> str:
     failed = [node for node in nodes if str(node.status) in FAILED]
-    names = [f"{node.node.name} ({_one_line(node.message)})" for node in failed]
+    names = [f"{node.node.name} ({one_line(node.message)})" for node in failed]
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"{len(names)} failed: {', '.join(names[:3])}{more}"
 
@@ -249,7 +214,7 @@ def materialize(end_date: datetime | None = None, *, full: bool = False) -> None
     With `full`, every row that is online is compared, and not only what was published since the
     last run: `feast materialize <long ago> <end_date>`. It repairs what something else changed.
     """
-    with told_as("materialize", "make materialize"):
+    with told_as("materialize", "make materialize"), emitted("materialize") as run:
         store = _store()
         if not store.list_feature_views():
             raise StepError(
@@ -261,6 +226,7 @@ def materialize(end_date: datetime | None = None, *, full: bool = False) -> None
                 store.materialize(datetime(1970, 1, 1, tzinfo=timezone.utc), end)
             else:
                 store.materialize_incremental(end)
+        run.tells(_datasets("of_materialize"))
 
 
 def _store() -> Any:
@@ -285,13 +251,20 @@ def training_set(as_of: Sequence[str] = (), labels: str | None = None, **options
     from streamflow_feast.training.own_labels import write_for_labels
     from streamflow_feast.training.training_set import write_training_set
 
-    if labels is None:
-        repair = f"make training-set AS_OF={','.join(as_of)}"
-        with told_as("training-set", repair), _no_erasure_meanwhile():
-            return write_training_set(as_of, **options)
-    options.pop("keep_unlabelled", None)  # whoever brings rows has chosen them
-    with told_as("training-set", "make training-set LABELS=<file>"), _no_erasure_meanwhile():
-        return write_for_labels(labels, **options)
+    options_of_labels = {k: v for k, v in options.items() if k != "keep_unlabelled"}
+    asked = f"AS_OF={','.join(as_of)}" if labels is None else "LABELS=<file>"
+    with (
+        told_as("training-set", f"make training-set {asked}"),
+        emitted("training_set") as run,
+        _no_erasure_meanwhile(),
+    ):
+        written = (
+            write_training_set(as_of, **options)
+            if labels is None
+            else write_for_labels(labels, **options_of_labels)  # who brings rows has chosen them
+        )
+        run.tells(_datasets("of_training_set"), written)
+    return written
 
 
 @contextlib.contextmanager

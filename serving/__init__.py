@@ -37,3 +37,5 @@ _share_metrics()
 
 # Only now, as it looks for that folder once; and before Feast, which would choose one of its own.
 import prometheus_client  # noqa: E402, F401
+
+import streamflow_feast  # noqa: E402, F401 - before Feast: see there

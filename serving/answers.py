@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +11,8 @@ from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from email.utils import formatdate
 from typing import Any
-from uuid import UUID
+
+import orjson
 
 from serving.catalogue import CLOCKS, Catalogue, Row, Service
 from serving.problems import Problem
@@ -32,14 +31,14 @@ def _text(value: object) -> str:
         return format(value, "f")
     if isinstance(value, datetime):
         return value.isoformat().replace("+00:00", "Z")
-    if isinstance(value, date | UUID):
+    if isinstance(value, date):
         return str(value)
     raise TypeError(type(value).__name__)
 
 
-encode = json.JSONEncoder(
-    separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_text
-).encode
+def encode(value: Any) -> bytes:
+    """A value as JSON; null in place of numbers that JSON has none of: NaN and infinity."""
+    return orjson.dumps(value, _text, orjson.OPT_PASSTHROUGH_DATETIME)
 
 
 def moment(micros: int) -> datetime:
@@ -126,14 +125,8 @@ class Answers:
         if service.of_other_form:
             text = _members(features, service.of_other_form)
         else:
-            text = _json(features)
-        body = b"{%b,%b%b%b" % (
-            who,
-            origin.head,
-            text.encode(),
-            origin.tail,
-        )
-        return body, origin
+            text = encode(features)
+        return b"{%b,%b%b%b" % (who, origin.head, text, origin.tail), origin
 
     def _origin(self, service: Service, clocks: Row, empty: tuple[int, ...], second: int) -> Origin:
         now = int((time.time() - UNIX_2000) * 1_000_000)
@@ -183,8 +176,8 @@ class Answers:
             second,
             bool(as_ofs),
             tuple(expired),
-            encode(head)[1:-1].encode() + b',"features":',
-            b',"views":' + encode(views).encode() + b"}",
+            encode(head)[1:-1] + b',"features":',
+            b',"views":' + encode(views) + b"}",
             etag,
             last_modified,
         )
@@ -222,41 +215,25 @@ def _input(kind: str, value: Any) -> Any:
     return moment(value) if kind == "timestamp with time zone" and value is not None else value
 
 
-def _json(value: Any) -> str:
-    """A value as JSON; null in place of numbers that JSON has none of: NaN and infinity."""
-    try:
-        return encode(value)
-    except ValueError:
-        return encode(_finite(value))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _members(features: Mapping[str, Any], forms: Mapping[str, str]) -> str:
+def _members(features: Mapping[str, Any], forms: Mapping[str, str]) -> bytes:
     """Features as JSON, where `forms` says which are read in a form of their own: an instant as
     microseconds, and jsonb as its text, which stays as it is with all digits of its numbers."""
     parts = []
     for name, value in features.items():
         form = forms.get(name)
         if value is None or form is None:
-            text = _json(value)
+            text = encode(value)
         else:
-            text = value if form == "jsonb" else encode(instant(value))
-        parts.append(f"{encode(name)}:{text}")
-    return f"{{{','.join(parts)}}}"
+            text = value.encode() if form == "jsonb" else encode(instant(value))
+        parts.append(b"%b:%b" % (encode(name), text))
+    return b"{%b}" % b",".join(parts)
 
 
 def user(user_id: str) -> bytes:
     """Who a user's answer is about."""
-    return b'"user_id":%b' % encode(user_id).encode()
+    return b'"user_id":%b' % encode(user_id)
 
 
 def entity(keys: Mapping[str, object]) -> bytes:
     """Who any other entity's answer is about: its join keys."""
-    return b'"entity":%b' % encode(dict(keys)).encode()
+    return b'"entity":%b' % encode(dict(keys))

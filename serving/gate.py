@@ -24,11 +24,12 @@ from serving.state import State
 
 log = logging.getLogger("serving.gate")
 
-OPEN_PATHS = {"/", "/docs", "/openapi.json", "/health", "/ready", "/favicon.ico"}  # hold no data
+# They hold no data.
+OPEN_PATHS = {"/", "/browse", "/docs", "/openapi.json", "/health", "/ready", "/favicon.ico"}
 FEATURES = "/features/"
 OPEN_FOLDER = "/static/"
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-PAGES = ("/", "/docs")
+PAGES = ("/", "/browse", "/docs")
 NOSNIFF = (b"x-content-type-options", b"nosniff")
 PAGE_HEADERS = [
     (b"referrer-policy", b"no-referrer"),

@@ -16,7 +16,7 @@ from serving import schemas
 from serving.gate import Gate
 from serving.logs import set_up_logs
 from serving.problems import KINDS, Problem
-from serving.routes import entities, feast_form, features, operation, page
+from serving.routes import browse, entities, feast_form, features, operation, page
 from serving.settings import Settings
 from serving.state import State
 
@@ -50,6 +50,7 @@ def create_app(settings: Settings | None = None, database: Database | None = Non
     feast_form.add(app, state)
     operation.add(app, state)
     page.add(app, state)
+    browse.add(app, state)
     app.add_middleware(Gate, state=state, settings=settings, features=one)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)

@@ -16,6 +16,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.values import MutexValue, ValueClass
 
 from serving.answers import UNIX_2000
+from serving.feature_log import LOGGED
 
 if TYPE_CHECKING:
     from serving.state import State
@@ -88,7 +89,15 @@ def exposition(state: State) -> bytes:
     if ValueClass is not MutexValue:  # in files: the folder was there when the client was imported
         registry.register(_AllWorkers())
     else:
-        for metric in (REQUESTS, REQUEST_SECONDS, STORE_SECONDS, WRONG_KEYS, USERS, UNKNOWN_USERS):
+        for metric in (
+            REQUESTS,
+            REQUEST_SECONDS,
+            STORE_SECONDS,
+            WRONG_KEYS,
+            USERS,
+            UNKNOWN_USERS,
+            LOGGED,
+        ):
             registry.register(metric)
     registry.register(_Now(state))
     return generate_latest(registry)

@@ -12,6 +12,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from data.database import SettingsError, is_loopback
+from data.paths import FEATURE_LOGS
 
 LEAST_KEY_LENGTH = 16
 
@@ -36,6 +37,11 @@ class Settings(BaseSettings):
     max_body: int = Field(262_144, ge=1024)
     max_ids: int = Field(1000, ge=1)
     access_log: bool = True
+    log_features: float = Field(0.0, ge=0, le=1)  # share of answers that are logged, for make skew
+    log_folder: Path = FEATURE_LOGS  # where to: <folder>/<service>/<date>/*.parquet
+    log_keys: bool = False  # log join keys as they are, instead of hashed
+    log_salt: SecretStr = SecretStr("")  # of the hash; default: a file in the folder
+    log_every: float = Field(30.0, gt=0)  # what is logged is written after this long at most
     docs_url: str = "http://127.0.0.1:8080/"  # where `dbt docs serve` shows the lineage
 
     @field_validator("docs_url")
@@ -51,10 +57,11 @@ class Settings(BaseSettings):
         return is_loopback(self.host)
 
     def check(self) -> None:
-        """Refuse what would open the features to the network.
+        """Refuse what would open the features to the network, and logs that cannot be written.
 
         Raises:
-            SettingsError: outside of loopback without an API key, or a key that is no secret.
+            SettingsError: outside of loopback without an API key, a key that is no secret, or a
+                folder of logs that cannot be written to.
         """
         keys = Keys(self)
         if not keys and not self.loopback_only():
@@ -62,6 +69,15 @@ class Settings(BaseSettings):
                 f"refusing to listen on {self.host} without an API key: set STREAMFLOW_API_KEYS "
                 "or STREAMFLOW_API_KEYS_FILE, or listen on 127.0.0.1"
             )
+        if self.log_features:
+            try:
+                self.log_folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise SettingsError(
+                    f"cannot make STREAMFLOW_API_LOG_FOLDER {self.log_folder}: {error.strerror}"
+                ) from None
+            if not os.access(self.log_folder, os.W_OK):
+                raise SettingsError(f"cannot write to STREAMFLOW_API_LOG_FOLDER {self.log_folder}")
 
 
 class Keys:

@@ -17,6 +17,7 @@ from data.database import Database
 from data.paths import FEATURE_REPO
 from serving.answers import Answers, micros
 from serving.catalogue import Catalogue, Row, Service, read_catalogue
+from serving.feature_log import FeatureLog
 from serving.problems import Problem
 from serving.settings import Keys, Settings, SettingsError
 from serving.store.base import KeyColumns, MismatchError, Store, end
@@ -46,6 +47,7 @@ class State:
         self.damaged = ""  # what is wrong with the stored registry; the one before stays in use
         self._registry_seen: tuple[int, str] | None = None
         self.own_store = self.feast.online_config.get("type") == OWN_STORE
+        self.feature_log = FeatureLog(settings, self.feast) if settings.log_features else None
         self.reach = Reach(database)
         self.answers: Answers | None = None
         self.trouble: Problem | None = None  # why the last reload failed
@@ -68,6 +70,8 @@ class State:
         self.link = Link(self.database, self.reach, 2.0, "registry")
         self.page_link = Link(self.database, self.reach, PAGE_TIMEOUT, "page")
         await self.store.start()
+        if self.feature_log:
+            await self.feature_log.start()
         with contextlib.suppress(Problem):
             await self.reload()
         self._refresher = asyncio.create_task(self._refresh())
@@ -75,6 +79,8 @@ class State:
     async def stop(self) -> None:
         """Close everything."""
         await end(task for task in (self._refresher, self._reloading) if task)
+        if self.feature_log:
+            await self.feature_log.stop()
         await self.store.stop()
         await self.link.close()
         await self.page_link.close()

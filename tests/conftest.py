@@ -11,6 +11,7 @@ what it does there is seen by the next one.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import socket
@@ -35,10 +36,10 @@ SLOW = (
     "data/test_contract.py", "data/test_errors.py", "data/test_order.py", "data/test_server.py",
     "feast/test_commands.py", "feast/test_one_line.py", "feast/test_places.py",
     "feast/test_processes.py",
-    "chaos/", "releases/",
+    "chaos/", "lineage/test_mutation.py", "releases/",
     "orchestration/test_faults.py", "orchestration/test_live.py", "orchestration/test_steps.py",
     "serving/test_access.py", "serving/test_openapi.py", "serving/test_outages.py",
-    "serving/test_page.py", "serving/test_ready.py",
+    "serving/test_page.py", "serving/test_ready.py", "spark/test_build.py", "spark/test_load.py",
     "training/test_against_stock.py", "training/test_leak_check.py",
     "training/test_nullable_types.py",
 )  # fmt: skip
@@ -64,6 +65,7 @@ steps.materialize()
 
 
 FOLDER = pytest.StashKey[Path]()
+SHARED = "TESTS_SHARED_FOLDER"  # what one process of a run made and the others need not make again
 
 
 def _free_port() -> int:
@@ -96,6 +98,8 @@ def pytest_configure(config: pytest.Config) -> None:
             p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p
         ),
     }
+    if not hasattr(config, "workerinput"):  # the process that all others are started by
+        os.environ[SHARED] = str(folder)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -184,10 +188,14 @@ def _clone(template: str) -> Database:
 
 
 class _Template:
-    """A database that is made on first use and then copied. A failure is remembered."""
+    """A database that is made on first use and then copied. A failure is remembered.
 
-    def __init__(self, name: str, target: Path, make: list[list[str]]) -> None:
-        self.name, self.target, self.make = name, target, make
+    `kept`, where there are any: the folders that belong to it. Such a database is made by one
+    process of a run, on whose server the others' are no help: they restore its dump.
+    """
+
+    def __init__(self, name: str, target: Path, make: list[list[str]], *kept: Path) -> None:
+        self.name, self.target, self.make, self.kept = name, target, make, kept
         self.state: str | None = None
 
     def ready(self) -> str:
@@ -198,11 +206,39 @@ class _Template:
         return self.name
 
     def _build(self) -> str:
+        shared = Path(os.environ[SHARED]) / self.name
+        if not self.kept:
+            return self._made(self.make)
+        with open(f"{shared}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if shared.is_dir():
+                return self._restored(shared)
+            if failed := self._made(self.make):
+                return failed
+            shared.mkdir()
+            _postgres("pg_dump", self.name, "--format=custom", f"--file={shared / 'dump'}")
+            for folder in self.kept:
+                shutil.copytree(folder, shared / folder.name, dirs_exist_ok=True)
+        return ""
+
+    def _restored(self, shared: Path) -> str:
+        """From what another process of this run made."""
+        if failed := self._made(self.make[:1]):  # the roles, which are in no dump of a database
+            return failed
+        with _admin() as connection:
+            for statement in ("drop database {}", "create database {} template template0"):
+                connection.execute(sql.SQL(statement).format(sql.Identifier(self.name)))
+        _postgres("pg_restore", self.name, str(shared / "dump"))
+        for folder in self.kept:
+            shutil.copytree(shared / folder.name, folder, dirs_exist_ok=True)
+        return ""
+
+    def _made(self, commands: list[list[str]]) -> str:
         # Built under the usual name, so that what dbt and Feast noted down fits the copies.
         usual = Database().database
         _drop(Database())
         environment = os.environ | {"DBT_TARGET_PATH": str(self.target)}
-        for command in self.make:
+        for command in commands:
             done = subprocess.run(
                 command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600
             )
@@ -211,6 +247,15 @@ class _Template:
                 return f"the template {self.name} could not be built: {command[:4]}\n{output}"
         _rename(usual, self.name)
         return ""
+
+
+def _postgres(program: str, database: str, *arguments: str) -> None:
+    """Run one of the programs that come with the server."""
+    settings = Database().model_copy(update={"database": database})
+    subprocess.run(
+        [EmbeddedServer().program(program), f"--dbname={settings.conninfo()}", *arguments],
+        check=True,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -222,8 +267,9 @@ def empty_template(server: EmbeddedServer, session_folder: Path) -> _Template:
 @pytest.fixture(scope="session")
 def sample_template(server: EmbeddedServer, session_folder: Path) -> _Template:
     setup = [sys.executable, "-m", "data", "up"]
-    build = [sys.executable, "-c", BUILD_SAMPLE, str(session_folder / "sample-drops")]
-    return _Template("template_sample", session_folder / "sample-target", [setup, build])
+    drops, target = session_folder / "sample-drops", session_folder / "sample-target"
+    build = [sys.executable, "-c", BUILD_SAMPLE, str(drops)]
+    return _Template("template_sample", target, [setup, build], drops, target)
 
 
 @pytest.fixture

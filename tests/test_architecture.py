@@ -152,8 +152,8 @@ def test_the_top_level_holds_what_the_readme_names() -> None:
     top = {name.partition("/")[0] for name in tracked.splitlines()}
     files = {
         "CHANGELOG.md", "CONTRIBUTING.md", "Dockerfile", "LICENSE", "Makefile", "README.md",
-        "SECURITY.md", "docker-compose.yml", "pyproject.toml",
-        "requirements-dev.lock", "requirements-orchestrator.lock", "requirements.lock",
+        "SECURITY.md", "docker-compose.yml", "pyproject.toml", "requirements-dev.lock",
+        "requirements-orchestrator.lock", "requirements-spark.lock", "requirements.lock",
     }  # fmt: skip
     hidden = {
         ".ci", ".dockerignore", ".env.example", ".gitignore", ".pre-commit-config.yaml",

@@ -91,14 +91,19 @@ def load(
     with settings.connect(application_name="streamflow load") as connection:
         result, files = _take(connection, drop, tables, leave_out=quarantine is not None)
         if quarantine is not None:
-            result.warnings.extend(
-                f"{one.report.file}: {len(one.report.refused):,} rows refused, with the reasons in "
-                f"{write_refused(quarantine / drop.day.isoformat(), drop, one)}"
-                for one in files
-                if one.report.refused
-            )
+            result.warnings.extend(refused_rows(quarantine, drop, files))
     analyze(settings, [n for n, rows in result.tables.items() if rows.added >= ANALYZE_FROM])
     return result
+
+
+def refused_rows(quarantine: Path, drop: Drop, files: list[Staged]) -> list[str]:
+    """Write what was left out below `quarantine`, and say so."""
+    return [
+        f"{one.report.file}: {len(one.report.refused):,} rows refused, with the reasons in "
+        f"{write_refused(quarantine / drop.day.isoformat(), drop, one)}"
+        for one in files
+        if one.report.refused
+    ]
 
 
 def check(
@@ -148,7 +153,7 @@ def _take(
     for staged in files:
         staged.leave_out_erased(connection)
     check_rows(connection, drop, files, tables)
-    fatal = [one.report for one in files if one.report.count and not _is_row_by_row(one)]
+    fatal = [one.report for one in files if one.report.count and not is_row_by_row(one)]
     if fatal:
         raise DropError(drop.folder, fatal)
     load_id, loaded_at = connection.execute(
@@ -160,7 +165,7 @@ def _take(
     return LoadResult(drop, load_id if merge.changed else None, results, warnings), files
 
 
-def _is_row_by_row(staged: Staged) -> bool:
+def is_row_by_row(staged: Staged) -> bool:
     """Whether all errors of a file are of rows that may be left out."""
     return (
         staged.report.refused is not None and min(staged.report.refused) >= staged.report.first_row

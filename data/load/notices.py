@@ -22,6 +22,16 @@ def notices(
     connection: psycopg.Connection, drop: Drop, files: list[Staged], tables: Sequence[Table]
 ) -> list[str]:
     """Lines about a load that is merged and not yet committed."""
+    lines = of_files(files)
+    for entity, table in listers(tables).items():
+        if table.name in drop.files:
+            lines += _begin_that_day(connection, drop, table)
+            lines += _orphans(connection, entity, table, tables)
+    return lines
+
+
+def of_files(files: list[Staged]) -> list[str]:
+    """What the files alone tell."""
     lines = []
     for staged in files:
         if not staged.complete:
@@ -36,10 +46,6 @@ def notices(
             )
         if staged.ignored:
             lines.append(f"{staged.report.file}: ignored {', '.join(map(show, staged.ignored))}")
-    for entity, table in listers(tables).items():
-        if table.name in drop.files:
-            lines += _begin_that_day(connection, drop, table)
-            lines += _orphans(connection, entity, table, tables)
     return lines
 
 
@@ -57,6 +63,11 @@ def _begin_that_day(connection: psycopg.Connection, drop: Drop, table: Table) ->
         ),
         [drop.as_of, drop.day, NAMED],
     ).fetchall()
+    return begin_that_day(drop, table, found)
+
+
+def begin_that_day(drop: Drop, table: Table, found: list[tuple]) -> list[str]:
+    """Of (id, how many there are)."""
     if not found:
         return []
     return [
@@ -101,6 +112,11 @@ def _orphans(
             named=sql.Literal(NAMED),
         )
     ).fetchall()
+    return orphans(entity, lister, found)
+
+
+def orphans(entity: str, lister: Table, found: list[tuple]) -> list[str]:
+    """Of (id, how many there are, how many events they have)."""
     if not found:
         return []
     return [

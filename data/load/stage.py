@@ -14,8 +14,8 @@ from data.contract import Column, Table, listers
 from data.load.check import SHOWN, Problem, Report, show
 from data.load.drop import Drop
 from data.load.erased import take_out
-from data.load.layout import read_layout
-from data.load.read import SuspectError, fast_rows, scan, slow_rows
+from data.load.layout import Layout, read_layout
+from data.load.read import Scan, SuspectError, fast_rows, scan, slow_rows
 
 ROWS_A_BLOCK = 5_000
 PIECE = 1 << 16
@@ -68,9 +68,8 @@ def stage(
     `quarantine` the report keeps every error, and `check_rows` takes the wrong rows out.
     """
     path = drop.files[table.name]
-    report = Report(path.name, refused={} if quarantine else None)
-    look = scan(path, report)
-    staged = Staged(table, report, look.sha256, look.ends_with_newline or not look.size)
+    staged, look = looked_at(table, drop, quarantine=quarantine)
+    report = staged.report
     fields = [sql.SQL("line bigint")] + [
         sql.SQL("{} {}").format(sql.Identifier(column.name), sql.SQL(column.type.sql))
         for column in table.columns
@@ -80,23 +79,44 @@ def stage(
             staged.incoming, sql.SQL(", ").join(fields)
         )
     )
-    layout = None if report.count else read_layout(path, table, drop.forms.get(table.name), report)
+    layout = layout_of(staged, drop)
     if layout is None:
-        report.keys_lost = True
         return staged
-    header, staged.ignored = layout.columns, layout.ignored
-    report.first_row = 1 + layout.has_header
-    staged.present = [column.name for column in header]
+    header = layout.columns
     try:
         if not (look.plain and layout.is_plain):
             raise SuspectError("another form")
         with connection.transaction():
             staged.rows = _copy(connection, staged, header, fast_rows(path, header, drop.day))
     except SuspectError:
-        rows = _as_csv(slow_rows(path, layout, drop.day, report))
+        rows = as_csv(slow_rows(path, layout, drop.day, report))
         staged.rows = _copy(connection, staged, header, rows)
     connection.execute(sql.SQL("analyze {}").format(staged.incoming))
     return staged
+
+
+def looked_at(table: Table, drop: Drop, *, quarantine: bool) -> tuple[Staged, Scan]:
+    """A file of which the bytes have been read once, and none of its rows."""
+    path = drop.files[table.name]
+    report = Report(path.name, refused={} if quarantine else None)
+    look = scan(path, report)
+    complete = look.ends_with_newline or not look.size
+    return Staged(table, report, look.sha256, complete), look
+
+
+def layout_of(staged: Staged, drop: Drop) -> Layout | None:
+    """How the file is laid out; None, with the reason in its report, where that is no use."""
+    name, report = staged.table.name, staged.report
+    layout = None
+    if not report.count:
+        layout = read_layout(drop.files[name], staged.table, drop.forms.get(name), report)
+    if layout is None:
+        report.keys_lost = True
+        return None
+    staged.ignored = layout.ignored
+    report.first_row = 1 + layout.has_header
+    staged.present = [column.name for column in layout.columns]
+    return layout
 
 
 def _copy(
@@ -114,7 +134,7 @@ def _copy(
         return cursor.rowcount
 
 
-def _as_csv(rows: Iterator[list[str | None]]) -> Iterator[bytes]:
+def as_csv(rows: Iterator[list[str | None]]) -> Iterator[bytes]:
     """Rows as CSV blocks; None becomes an empty cell, which COPY takes for NULL."""
     out = io.StringIO()
     writer = csv.writer(out)
@@ -209,6 +229,11 @@ def _note_repeats(connection: psycopg.Connection, staged: Staged) -> None:
             shown=_most(staged),
         )
     ).fetchall()
+    note_repeats(staged, found)
+
+
+def note_repeats(staged: Staged, found: list[tuple[int, str, int, int]]) -> None:
+    """Note rows stated twice: (line, key, the other line, how many there are)."""
     meaning = (
         "has other values on line {}; one id, one event"
         if staged.table.is_event
@@ -251,6 +276,13 @@ def _check_known(
         ),
         {"as_of": drop.as_of},
     ).fetchall()
+    note_unknown(staged, column, lister, found)
+
+
+def note_unknown(
+    staged: Staged, column: Column, lister: Table, found: list[tuple[int, str, int]]
+) -> None:
+    """Note rows that name one whom nothing lists: (line, name, how many there are)."""
     meaning = (
         f"is not known; expected a {column.entity} of {lister.file} in this or an earlier loaded "
         "drop"
@@ -259,8 +291,12 @@ def _check_known(
 
 
 def _most(staged: Staged) -> sql.SQL:
-    """How many wrong rows to ask for."""
-    return sql.SQL(str(SHOWN) if staged.report.refused is None else "all")
+    return sql.SQL(most(staged))
+
+
+def most(staged: Staged) -> str:
+    """How many wrong rows to ask for, as a limit."""
+    return str(SHOWN) if staged.report.refused is None else "all"
 
 
 def _note(staged: Staged, column: str, found: list[tuple[int, str, str, int]]) -> None:

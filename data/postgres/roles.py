@@ -86,7 +86,7 @@ def _have(connection: psycopg.Connection, role: str) -> None:
             connection.execute(sql.SQL("create role {} nologin").format(sql.Identifier(role)))
     # So that who set this up can hand over to the role, and keep up what is the role's.
     member = (
-        "select pg_has_role(current_user, %s, 'set') and pg_has_role(current_user, %s, 'usage')"
+        "select pg_has_role(current_user, %s, 'set') and pg_has_role(current_user, %s, 'USAGE')"
     )
     if connection.execute(member, [role, role]).fetchone() != (True,):
         connection.execute(

@@ -79,7 +79,8 @@ def view_of(feature_view: FeatureView) -> View:
     name = feature_view.name
     keys = key_types(feature_view)
     source = feature_view.batch_source
-    table = getattr(source, "get_table_query_string", str)()
+    # Feast's Spark source would ask for pyspark, which whoever only serves does not have.
+    table = getattr(source, "table", "") or getattr(source, "get_table_query_string", str)()
     if source is None or not table or "(" in table:
         raise UnsupportedViewError(f"feature view {name} has no table as its source, but {table!r}")
     columns = []

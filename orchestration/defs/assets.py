@@ -24,7 +24,10 @@ from data.contract import declared
 from data.database import Database
 from data.paths import DBT_PROJECT, DROPS, PROCESSED
 from orchestration import steps
-from streamflow_feast.dbt.manifest import Manifest, manifest_path, parse_manifest
+from orchestration.catalogue.command import refresh
+from orchestration.defs import column_lineage
+from orchestration.lineage.sql import LineageError
+from streamflow_feast.dbt.manifest import FeatureTable, Manifest, manifest_path, parse_manifest
 
 MONTHS = dg.MonthlyPartitionsDefinition(start_date="2024-01", fmt="%Y-%m", end_offset=1)
 API = dg.AssetKey(["serving", "features_api"])
@@ -97,6 +100,10 @@ def model_key(unique_id: str) -> dg.AssetKey:
     """A model's asset: features/usage_features."""
     node = dbt_manifest()["nodes"][unique_id]
     return dg.AssetKey([node["schema"], node["name"]])
+
+
+def _columns(table: FeatureTable) -> list[str]:
+    return [*table.entity.keys, *(column.name for column in table.columns)]
 
 
 def views() -> list[str]:
@@ -203,9 +210,14 @@ def dbt_build(
     if failure is not None or built is None:
         raise failure or RuntimeError("dbt build gave nothing")
     rows = _rows_of(context.partition_key)
+    try:
+        lineage = column_lineage.models()
+    except LineageError as error:  # published all the same; `make lineage` says so too
+        context.log.warning(f"no column lineage: {error}")
+        lineage = {}
     for unique_id, seconds in built.seconds.items():
         key = model_key(unique_id)
-        metadata: dict[str, Any] = {"seconds": round(seconds, 2)}
+        metadata: dict[str, Any] = {"seconds": round(seconds, 2), **lineage.get(unique_id, {})}
         if key.path[0] == "features":
             metadata |= {
                 "dagster/partition_row_count": rows.get(key.path[1], 0),
@@ -291,8 +303,9 @@ def feast_apply() -> Iterator[dg.MaterializeResult]:
     """`feast apply`: feature views and services from dbt's manifest."""
     with told():
         steps.apply()
-    for name in views():
-        yield dg.MaterializeResult(asset_key=["feast", name])
+    for table in feast_manifest().tables:
+        of = column_lineage.passed_on(["features", table.name], _columns(table))
+        yield dg.MaterializeResult(asset_key=["feast", table.name], metadata=of)
 
 
 @dg.multi_asset(
@@ -314,6 +327,8 @@ def online_store() -> Iterator[dg.MaterializeResult]:
     """`feast materialize-incremental`: what was published since the last time, by user."""
     with told():
         steps.materialize()
+        refresh()
+    columns = {table.name: _columns(table) for table in feast_manifest().tables}
     with Database().connect() as connection:
         rows = connection.execute(
             "select distinct on (view_name) view_name, as_of, publication, considered, changed,"
@@ -331,6 +346,7 @@ def online_store() -> Iterator[dg.MaterializeResult]:
                     "considered": considered,
                     "changed": changed,
                     "removed": removed,
+                    **column_lineage.passed_on(["feast", name], columns[name]),
                 },
             )
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import dagster as dg
 
 from data.database import Database
-from data.load.loaded import last_load
+from data.target import last_load
 from orchestration import steps
 from orchestration.defs import assets, checks
 

@@ -204,7 +204,7 @@ def _run_models(
                 "--quiet", "--no-use-colors", "--log-path", str(scratch / "logs"),
                 "run", "--vars", json.dumps({"recompute": recompute, "allow_leaving": 10**9}),
                 "--project-dir", str(project), "--profiles-dir", str(project),
-                "--target-path", str(scratch / "target"),
+                "--target", "postgres", "--target-path", str(scratch / "target"),
             ]
         )  # fmt: skip
     if not done.success:

@@ -19,6 +19,7 @@ from data.database import Database, is_loopback
 from data.paths import DROPS, ROOT
 from data.postgres.server import EmbeddedServer, state_folder
 from orchestration import steps
+from orchestration.catalogue.command import catalogue
 from orchestration.defs import dagster_ui
 from orchestration.local import background
 from orchestration.steps import say
@@ -120,9 +121,10 @@ def _demo() -> None:
         steps.audit()
     with step("Training set: point-in-time features and labels of the newest snapshot"):
         say(str(steps.training_set([drops[-1].name])))
-    with step("dbt docs: lineage from raw drop to API"):
+    with step("dbt docs and the catalogue: lineage from raw drop to API"):
         steps.docs()
         docs = start_docs()
+        say(f"  {catalogue()} features in the catalogue")
     with step("API"):
         address = start_api()
         user = a_user()
@@ -195,6 +197,7 @@ $ curl {url.replace("http://127.0.0.1", "localhost")}
 {body}
 
   The API for people      {address}/
+  Catalogue of features   {address}/browse
   Its reference           {address}/docs
   dbt's docs and lineage  {docs}
   Training set            data/processed/training_df.csv

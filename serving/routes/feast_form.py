@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from fastapi import Body, FastAPI
 
 from serving import metrics, schemas
-from serving.answers import encode, moment, on_demand
+from serving.answers import encode, entity, moment, on_demand
 from serving.catalogue import CLOCKS, RefusedError, Row, Service, UnknownFeatureError
 from serving.problems import Problem, documented
 from serving.routes.features import JSON, response
@@ -64,10 +64,16 @@ def add(app: FastAPI, state: State) -> None:
             return keys
 
         started = time.perf_counter()
-        _, service, found = await state.read(choose, of)
+        answers, service, found = await state.read(choose, of)
         metrics.STORE_SECONDS.observe(time.perf_counter() - started)
         metrics.count_users(service.name, len(rows), 0)
-        return response(encode(_body(service, asked, found, given)), JSON)  # type: ignore[return-value]
+        body = encode(_body(service, asked, found, given))
+        if (log := state.feature_log) is not None and service.name:
+            for key, row, brought in zip(zip(*keys, strict=True), found, given, strict=True):
+                if log.chosen():  # it is logged in the form of the other routes, from the same row
+                    who = entity(dict(zip(service.keys, key, strict=True)))
+                    log.take(service, answers.one(service, who, row, brought)[0], row, brought)
+        return response(body, JSON)  # type: ignore[return-value]
 
 
 def _rows(entities: dict[str, list[Any]], most: int) -> list[dict[str, Any]]:

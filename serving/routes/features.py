@@ -213,6 +213,10 @@ async def make(
     if answers.missing:
         await state.know(answers)
         made = [answers.one(service, *part) for part in parts]
+    if (log := state.feature_log) is not None:
+        for (_, row, given), (body, _) in zip(parts, made, strict=True):
+            if log.chosen():
+                log.take(service, body, row, given)
     return made
 
 

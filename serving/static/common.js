@@ -2,7 +2,7 @@
 
 /** An element: attributes by name, `on...` as listeners; children are nodes or text. */
 export function element(name, attributes = {}, ...children) {
-  const svg = ["svg", "rect", "path", "line", "title"].includes(name);
+  const svg = ["svg", "rect", "path", "line", "title", "text", "g"].includes(name);
   const made = svg
     ? document.createElementNS("http://www.w3.org/2000/svg", name)
     : document.createElement(name);
@@ -27,6 +27,15 @@ export function useKey(key) {
 
 /** The JSON at a path of this API. Throws the problem details of an error as an object. */
 export async function get(path) {
+  return (await ask(path)).json();
+}
+
+/** The text at a path. Throws as `get` does. */
+export async function getText(path) {
+  return (await ask(path)).text();
+}
+
+async function ask(path) {
   const key = sessionStorage.getItem(KEY);
   let answer;
   try {
@@ -34,7 +43,7 @@ export async function get(path) {
   } catch {
     throw { status: 0, detail: "The API does not answer. Is it running?" };
   }
-  const body = await answer.json().catch(() => ({ status: answer.status, detail: answer.statusText }));
-  if (!answer.ok) throw body;
-  return body;
+  if (!answer.ok)
+    throw await answer.json().catch(() => ({ status: answer.status, detail: answer.statusText }));
+  return answer;
 }

@@ -7,6 +7,8 @@ shares and growth are of the time beyond dbt's own start-up, a build of an empty
 
     full_s        the first build of --months months, seconds
     noop_share    a build with nothing new, of a full one; wanted: at most 0.05
+    floor_share   a build, of a full one, of a project with as many models and tests that are each
+                  `select 1`: what dbt itself takes for them
     late_share    after 0.1 % late rows spread over all months; wanted: at most 0.10
     month13_s     the build of the month after those
     month25_s     the same after 12 months more
@@ -25,19 +27,19 @@ import json
 import os
 import resource
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = ROOT / "dbt_project"
 sys.path.insert(0, str(ROOT))
+
+from tests.bench.published import say, server  # noqa: E402
 
 DROP = "timestamptz '2022-12-01' + {m} * interval '1 month'"  # month m ends at this drop's as_of
 CHANCE = "(hashint8(u::bigint * 1000003 + {m} * 4001 + k * 17 + {n}) & 2147483647)"
@@ -87,36 +89,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--cadence", default="drops", help="drops, month, week, day or hour")
     return parser.parse_args()
-
-
-def say(line: str) -> None:
-    print(line, flush=True)
-
-
-@contextlib.contextmanager
-def server(folder: Path) -> Iterator[None]:
-    """A server of our own, with the project's settings, in a folder that goes away."""
-    from data.postgres.server import EmbeddedServer
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    for name in [name for name in os.environ if name.startswith(("STREAMFLOW_", "DBT_", "PG"))]:
-        del os.environ[name]
-    os.environ |= {
-        "STREAMFLOW_PG_PORT": str(port),
-        "STREAMFLOW_STATE": str(folder / "state"),
-        "DBT_TARGET_PATH": str(folder / "target"),
-        "DBT_LOG_PATH": str(folder / "logs"),
-    }
-    running = EmbeddedServer()
-    running.start()
-    try:
-        yield
-    finally:
-        running.stop("immediate")
-        shutil.rmtree(running.home, ignore_errors=True)
-        shutil.rmtree(running.socket, ignore_errors=True)
 
 
 def execute(*statements: str, database: str | None = None) -> list[tuple]:
@@ -206,16 +178,39 @@ class Memory(threading.Thread):
             time.sleep(0.2)
 
 
-def dbt_build(cadence: str, *more: str) -> float:
+def dbt_build(cadence: str, *more: str, project: Path = PROJECT) -> float:
     """Seconds of one `dbt build`, which must succeed."""
     command = [sys.executable, "-m", "dbt.cli.main", "--quiet", "build", *more]
     command += ["--vars", json.dumps({"cadence": cadence})]
     started = time.perf_counter()
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True)
     seconds = time.perf_counter() - started
     if done.returncode:
         raise SystemExit(f"dbt build failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
     return seconds
+
+
+EMPTY = {
+    "dbt_project.yml": "name: empty\nprofile: streamflow\nmodels: {+materialized: table}\n"
+    "flags: {send_anonymous_usage_stats: false}\n",
+    "models/model_{n}.sql": "select 1 as n",
+    "tests/test_{n}.sql": "select 1 as n where false",
+}
+
+
+def empty_project(folder: Path) -> Path:
+    """A project with as many models and data tests as ours, without a thing to do in any."""
+    nodes = json.loads((Path(os.environ["DBT_TARGET_PATH"]) / "manifest.json").read_text())["nodes"]
+    kinds = [node["resource_type"] for node in nodes.values()]
+    counts = {"models": kinds.count("model"), "tests": kinds.count("test")}
+    for name, text in EMPTY.items():
+        for n in range(counts.get(name.partition("/")[0], 1)):
+            file = folder / "empty" / name.format(n=n)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+    shutil.copy(PROJECT / "profiles.yml", folder / "empty")
+    say(f"  dbt's own time is that of {counts['models']} models and {counts['tests']} tests")
+    return folder / "empty"
 
 
 def appended() -> int:
@@ -239,7 +234,13 @@ def measure(users: int, months: int, cadence: str) -> dict[str, float]:
     say(f"  start-up {start:.2f} s, full {full:.1f} s, {appended():,} rows appended")
     noop = statistics.median(build() for _ in range(3))
     assert appended() == 0
-    say(f"  nothing new {noop:.2f} s")
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        empty = empty_project(Path(folder))
+        kept = os.environ["DBT_TARGET_PATH"]
+        stack.callback(os.environ.__setitem__, "DBT_TARGET_PATH", kept)
+        os.environ["DBT_TARGET_PATH"] = str(empty / "target")
+        floor = statistics.median(build(project=empty) for _ in range(3))
+    say(f"  nothing new {noop:.2f} s, dbt's own {floor:.2f} s")
     late_rows = load_late(months, months + 1)
     late = build()
     say(f"  {late_rows:,} late rows {late:.2f} s, {appended():,} rows appended")
@@ -254,6 +255,7 @@ def measure(users: int, months: int, cadence: str) -> dict[str, float]:
     return {
         "full_s": full,
         "noop_share": (noop - start) / (full - start),
+        "floor_share": (floor - start) / (full - start),
         "late_share": (late - start) / (full - start),
         "month13_s": month13,
         "month25_s": month25,

@@ -1,4 +1,4 @@
-"""Training sets against stock Feast 0.67 and against the same look-ups written by hand.
+"""Training sets against stock Feast 0.67, the same look-ups by hand, DuckDB and Polars.
 
 One server, one run: versioned feature tables of --users x 12 months, one pair in ten corrected
 once, and a second database with the twelve months before as well. Every retrieval asks for all
@@ -11,8 +11,12 @@ kinds of retrieval alternate. Last line: one JSON object.
     ratio_vs_floor    seconds / seconds of the LATERAL query by hand, frame in and result out by
                       COPY, its bytes not looked at; wanted: at most 1.5
     history_growth    seconds with twice the history / seconds before; wanted: at most 1.2
+    ratio_vs_duckdb   seconds of DuckDB's ASOF joins over the same versions, from Parquet to Arrow
+                      with two threads / ours; wanted: at least 1.5
+    ratio_vs_polars   the same with Polars' join_asof; wanted: at least 1.5
     million_s         seconds of --million entity rows, to_arrow, in a process of its own
     million_rss_mb    peak memory of that process, frame included; wanted: below 1500
+    million_ratio_vs_duckdb   seconds of DuckDB in a process of its own / ours; wanted: at least 1
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -37,7 +42,6 @@ import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 import psycopg  # noqa: E402
 import pyarrow as pa  # noqa: E402
-from bench_publish import VIEWS, server  # noqa: E402
 from feast import (  # noqa: E402
     Entity,
     FeatureService,
@@ -51,6 +55,9 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source i
     PostgreSQLSource,
 )
 from feast.types import Bool, Float64, Int64, String  # noqa: E402
+
+from tests.bench import columnar  # noqa: E402
+from tests.bench.published import VIEWS, server  # noqa: E402
 
 MONTHS = 12
 FIRST = datetime(2024, 1, 1, tzinfo=timezone.utc)
@@ -268,23 +275,27 @@ def seconds(of: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def same_values(ours: pa.Table, stock: pa.Table) -> None:
-    """Stock gives its rows in any order and drops the zone of the instants."""
+def same_values(ours: pa.Table, others: pa.Table, whose: str) -> None:
+    """The others give their rows in any order, and stock drops the zone of the instants."""
     names = [name for name in ours.column_names if name != "event_timestamp"]
-    assert ours.column_names == stock.column_names
-    left, right = (t.select(names).sort_by("row").combine_chunks() for t in (ours, stock))
+    assert ours.column_names == others.column_names
+    left, right = (t.select(names).sort_by("row").combine_chunks() for t in (ours, others))
     for name in names:
-        assert left.column(name).equals(right.column(name)), f"{name} differs from stock Feast"
+        column = right.column(name).cast(left.column(name).type)
+        assert left.column(name).equals(column), f"{name} differs from {whose}"
 
 
 def once(options: argparse.Namespace) -> None:
     """In a process of its own: one retrieval, its seconds and the process' peak memory."""
-    folder, form = options.once
-    of = store(Path(folder), OURS)
+    folder, form = Path(options.once[0]), options.once[1]
     frame = draw_frame(options.million, options.users)
-    service = of.get_feature_service("all")
-    job = of.get_historical_features(frame, service)
-    took = seconds(job.to_df if form == "df" else job.to_arrow)
+    if form == "duckdb":
+        took = seconds(lambda: columnar.duckdb_asof(folder, VIEWS, frame))
+    else:
+        of = store(folder, OURS)
+        service = of.get_feature_service("all")
+        to = (lambda job: job.to_df()) if form == "df" else (lambda job: job.to_arrow())
+        took = seconds(lambda: to(of.get_historical_features(frame, service)))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"seconds": took, "rss_mb": peak}))
 
@@ -299,6 +310,7 @@ def in_own_process(options: argparse.Namespace, folder: Path, form: str) -> dict
 
 
 def main() -> None:
+    os.environ["POLARS_MAX_THREADS"] = str(columnar.THREADS)  # read when it is imported
     options = arguments()
     if options.once:
         once(options)
@@ -315,8 +327,11 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, object]:
     say(f"making {options.users:,} users x {MONTHS} months x {len(VIEWS)} views ...")
     make_tables(options.users)
     of = stores(folder)
+    with connect() as connection:
+        columnar.export(connection, VIEWS, folder)
     frame = draw_frame(options.rows, options.users)
-    took: dict[str, list[float]] = {"ours": [], "twice": [], "floor": [], "stock": []}
+    kinds = ("ours", "twice", "floor", "duckdb", "polars", "stock")
+    took: dict[str, list[float]] = {kind: [] for kind in kinds}
     result = retrieve(of["ours"], frame)  # warms the caches
     assert retrieve(of["twice"], frame).equals(result), "older months changed the answer"
     for number in range(max(options.rounds, options.stock_rounds)):
@@ -324,15 +339,27 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, object]:
             took["ours"].append(seconds(lambda: retrieve(of["ours"], frame)))
             took["twice"].append(seconds(lambda: retrieve(of["twice"], frame)))
             took["floor"].append(seconds(lambda: by_hand(frame)))
+            for kind, join in (("duckdb", columnar.duckdb_asof), ("polars", columnar.polars_asof)):
+                start = time.perf_counter()
+                found = join(folder, VIEWS, frame)
+                took[kind].append(time.perf_counter() - start)
+                same_values(result, found, kind)
         if number < options.stock_rounds:
             start = time.perf_counter()
             of_stock = retrieve(of["stock"], frame)
             took["stock"].append(time.perf_counter() - start)
-            same_values(result, of_stock)
+            same_values(result, of_stock, "stock Feast")
         say("  ".join(f"{name} {runs[-1]:.2f} s" for name, runs in took.items() if runs))
-    million = {}
+    million: dict[str, dict[str, float]] = {}
     if options.million:
-        million = {form: in_own_process(options, folder, form) for form in ("arrow", "df")}
+        forms = ("arrow", "duckdb") * 3 + ("df",)
+        runs = [(form, in_own_process(options, folder, form)) for form in forms]
+        for kind in dict.fromkeys(forms):
+            of_kind = [run for form, run in runs if form == kind]
+            million[kind] = {
+                "seconds": statistics.median(run["seconds"] for run in of_kind),
+                "rss_mb": max(run["rss_mb"] for run in of_kind),
+            }
         say(f"{options.million:,} rows: {million}")
     median = {name: statistics.median(runs) for name, runs in took.items() if runs}
     return {
@@ -341,13 +368,18 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, object]:
         "ratio_vs_stock": round(median["stock"] / median["ours"], 1) if "stock" in median else None,
         "ratio_vs_floor": round(median["ours"] / median["floor"], 2),
         "history_growth": round(median["twice"] / median["ours"], 2),
+        "ratio_vs_duckdb": round(median["duckdb"] / median["ours"], 2),
+        "ratio_vs_polars": round(median["polars"] / median["ours"], 2),
         "million_s": round(million["arrow"]["seconds"], 1) if million else None,
         "million_rss_mb": round(million["arrow"]["rss_mb"]) if million else None,
+        "million_ratio_vs_duckdb": round(
+            million["duckdb"]["seconds"] / million["arrow"]["seconds"], 2
+        ) if million else None,
         "detail": {
             "users": options.users, "months": MONTHS, "entity_rows": options.rows,
             "million_rows": options.million, "views": len(VIEWS),
             "features": sum(map(len, VIEWS.values())),
-            "million_to_df": million.get("df"), "seconds": took,
+            "million": million, "seconds": took,
         },
     }  # fmt: skip
 

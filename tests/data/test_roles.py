@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from data.database import STEP_ROLES, Database
 from data.postgres.roles import RolesError
 from data.postgres.setup import set_up
-from orchestration import steps
+from orchestration import steps, told
 from orchestration.defs.dagster_service import make_schema
 from streamflow_feast.connections import close_pools
 
@@ -196,10 +196,10 @@ def test_dagster_keeps_its_runs_in_a_schema_of_the_steps_login(
 def test_steps_of_other_roles_are_refused(roles: Database, tmp_path: Path) -> None:
     """The trainer's connection cannot load a drop, say."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(steps.ROLE_OF, "materialize", "trainer")
+        patch.setitem(told.ROLE_OF, "materialize", "trainer")
         with pytest.raises(steps.StepError, match="lacks a right"):
             steps.materialize(full=True)
-        patch.setitem(steps.ROLE_OF, "training-set", "loader")
+        patch.setitem(told.ROLE_OF, "training-set", "loader")
         with pytest.raises(steps.StepError, match="lacks a right"):
             steps.training_set(["2024-03-31"], out=tmp_path)
 

@@ -20,7 +20,8 @@ from data.contract import declared
 from data.database import Database
 from data.load.load import load
 from tests.dbt import histories
-from tests.dbt.oracle import EVENT_KEYS, Delivery, Known, Pair, Values, features, midnight
+from tests.dbt.known import EVENT_KEYS, Delivery, Known, Pair, Values, midnight
+from tests.dbt.oracle import features
 
 PROJECT = Path(__file__).resolve().parents[2] / "dbt_project"
 FEATURES = (
@@ -57,10 +58,12 @@ def dbt(*arguments: str, project: Path = PROJECT, **variables: Any) -> Outcome:
             printed.append(event.info.msg)
 
     runner = dbtRunner(callbacks=[note])
+    # `note` has all that is read here; writing thousands of lines a build takes a tenth of it.
+    quiet = ["--no-use-colors", "--log-level", "none", "--log-level-file", "none"]
     folders = ["--project-dir", str(project), "--profiles-dir", str(project)]
     given = ["--vars", json.dumps(variables)] if variables else []
     with contextlib.redirect_stdout(io.StringIO()):
-        done = runner.invoke(["--no-use-colors", *arguments, *folders, *given])
+        done = runner.invoke([*quiet, *arguments, *folders, *given])
     results = getattr(done.result, "results", None) or []
     statuses = {  # an operation's result has no node
         result.node.unique_id: str(result.status) for result in results if hasattr(result, "node")

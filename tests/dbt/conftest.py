@@ -14,7 +14,7 @@ from psycopg import sql
 
 from data.database import Database
 from tests.dbt import builds, histories
-from tests.dbt.oracle import Delivery
+from tests.dbt.known import Delivery
 
 LOADED = 4  # deliveries of `built`; the next is a late drop with users
 

@@ -20,7 +20,7 @@ from random import Random
 from typing import Any
 
 from data.contract import declared
-from tests.dbt.oracle import (
+from tests.dbt.known import (
     AGGREGATES,
     DAY,
     EVENT_KEYS,

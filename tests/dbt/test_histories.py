@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from data.database import Database
 from tests.dbt import builds, histories
-from tests.dbt.oracle import DAY, Delivery, Pair, Values, features, midnight
+from tests.dbt.known import DAY, Delivery, Pair, Values, midnight
+from tests.dbt.oracle import features
 
 # In one round, each of two or three users; fewer where the calendar is fine.
 HISTORIES = {"drops": 50, "month": 50, "week": 40, "day": 20, "hour": 3}

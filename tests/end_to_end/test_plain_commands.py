@@ -47,3 +47,15 @@ def test_dbt_docs_shows_the_way_from_raw_to_the_endpoint(
             seen.add(node)
             todo += parents.get(node, [])
     assert {"source.streamflow.raw.usage", "model.streamflow.usage_features"} <= seen
+
+
+def test_feasts_own_page_opens_on_the_project(sample: Database, serving, get) -> None:
+    """With our registry, which Feast's page reads through its provider's store."""
+    command = "sh -c 'cd feature_repo && exec feast ui --host 127.0.0.1 --port {port}'"
+    with serving(command, path="/health") as address:
+        views = get(f"{address}/api/v1/feature_views?project=streamflow")["featureViews"]
+        services = get(f"{address}/api/v1/feature_services?project=streamflow")["featureServices"]
+        [project] = get(f"{address}/projects-list.json")["projects"]
+    assert {"usage_features", "watch_cost"} <= {view["spec"]["name"] for view in views}
+    assert "churn_v1" in {service["spec"]["name"] for service in services}
+    assert project["id"] == "streamflow"

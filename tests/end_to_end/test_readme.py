@@ -99,6 +99,10 @@ def test_its_commands_do_what_it_says(walk: Callable[[str], str], project_copy: 
         time.sleep(1)
     assert served[NEW] == pytest.approx(served["watch_hours_30d"] / served["active_days_30d"])
 
+    lineage = walk(blocks("run lineage")[0])
+    assert "payments.status" in lineage
+    assert "features in the API's catalogue" in lineage
+
     training = walk(blocks("run training")[0])
     assert "2024-01-31: " in training
     assert "2024-06-30: " in training

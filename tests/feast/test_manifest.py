@@ -12,6 +12,7 @@ from feast.types import Bool, Float64, Int64, String
 
 from streamflow_feast.dbt.feast_objects import feast_objects
 from streamflow_feast.dbt.manifest import ManifestError, parse_manifest, read_manifest
+from streamflow_feast.views import view_of
 from tests.feast.offline import VIEWS, manifest
 
 MODEL = "model.streamflow.usage_features"
@@ -135,10 +136,22 @@ def test_a_service_of_an_unknown_feature_or_view_is_named(content):
         parse_manifest(content)
 
 
-def test_no_feature_view_and_another_engine_are_errors(content):
+def test_the_adapter_decides_the_source(content):
+    """Where dbt built on Spark, stock Feast's own kind of source says so; nothing else differs."""
     spark = {**content, "metadata": {"adapter_type": "spark"}}
-    with pytest.raises(ManifestError, match="adapter 'spark'"):
-        feast_objects(parse_manifest(spark))
+    here, there = (feast_objects(parse_manifest(told)) for told in (content, spark))
+    view, other = here["usage_features"], there["usage_features"]
+    assert type(view.batch_source).__name__ == "PostgreSQLSource"
+    assert type(other.batch_source).__name__ == "SparkSource"
+    assert other.batch_source.table == "published.usage_features"
+    assert view_of(other) == view_of(view)
+    assert other.batch_source.created_timestamp_column == "known_at"
+
+
+def test_no_feature_view_and_another_engine_are_errors(content):
+    other = {**content, "metadata": {"adapter_type": "duckdb"}}
+    with pytest.raises(ManifestError, match="adapter 'duckdb'"):
+        feast_objects(parse_manifest(other))
     for node in content["nodes"].values():
         node["config"] = {}
     with pytest.raises(ManifestError, match=r"config\.meta\.feast"):

@@ -24,6 +24,7 @@ from streamflow_feast.dbt.types import EXACT_TYPES, is_exact, plain_type
 from streamflow_feast.kinds import KINDS, from_value, kind_of, to_value
 from streamflow_feast.materialize.audit import AuditError, audit
 from streamflow_feast.materialize.engine import MaterializationError
+from streamflow_feast.offline import sweep
 from streamflow_feast.provider import PushError
 from streamflow_feast.training import files
 from tests.feast.conftest import REPO
@@ -165,7 +166,11 @@ def check_answers(filled: FeatureStore, absent: Any = None) -> None:
             assert field == (None if expected is None else kind_of(kind).field)
 
 
-def test_a_training_set_holds_it_exactly(filled: FeatureStore) -> None:
+@pytest.mark.parametrize("bytes_a_look_up", [0, 10**12], ids=["looked up", "read as a whole"])
+def test_a_training_set_holds_it_exactly(
+    filled: FeatureStore, monkeypatch: pytest.MonkeyPatch, bytes_a_look_up: int
+) -> None:
+    monkeypatch.setattr(sweep, "BYTES_A_LOOK_UP", bytes_a_look_up)
     table = filled.get_historical_features(frame(), REFS).to_arrow()
     for kind, name in NAMES.items():
         for row, value in enumerate(table.column(name).to_pylist()):

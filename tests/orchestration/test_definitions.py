@@ -80,6 +80,30 @@ def test_the_training_job_writes_the_months_snapshots(
     assert not without.success  # no labels of that month: it says which job brings them
 
 
+def test_assets_carry_the_lineage_of_their_columns(sample: Database) -> None:
+    from orchestration.defs import assets, column_lineage
+
+    found = column_lineage.models()["model.streamflow.usage_features"]
+    deps = found["dagster/column_lineage"].deps_by_column["watch_hours_30d"]
+    assert {(dep.asset_key.to_user_string(), dep.column_name) for dep in deps} >= {
+        ("staging/stg_usage", "watch_ms"),
+        ("staging/stg_usage", "started_at"),
+        ("staging/stg_usage_agg", "watch_hours_30d"),
+    }
+    keys = {spec.key for spec in assets.dbt_specs()} | {spec.key for spec in assets.RAW}
+    for of_model in column_lineage.models().values():
+        for of_column in of_model["dagster/column_lineage"].deps_by_column.values():
+            assert {dep.asset_key for dep in of_column} <= keys
+    with dg.DagsterInstance.ephemeral() as instance:
+        done = dg.materialize([assets.feast_apply], partition_key="2024-03", instance=instance)
+    of_views = {
+        event.asset_key.path[-1]: event.materialization.metadata["dagster/column_lineage"].value
+        for event in done.get_asset_materialization_events()
+    }
+    [dep] = of_views["usage_features"].deps_by_column["skips_7d"]
+    assert dep.asset_key.to_user_string() == "features/usage_features"
+
+
 def test_the_sensor_asks_once_for_a_settled_drop(
     sample: Database, deliver: Callable[[str], Path]
 ) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -23,7 +24,7 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source i
 from feast.types import Bool, Float64, Int64, String
 
 from data.database import Database
-from streamflow_feast.offline import retrieval_job
+from streamflow_feast.offline import frame_read, sweep
 
 COLUMNS = {
     "plan_features": {"fee": "double precision", "months": "bigint", "net": "text"},
@@ -173,16 +174,33 @@ def stock_config(settings: Database) -> dict[str, Any]:
 OURS = {"type": "streamflow_feast.offline.store.StreamflowOfflineStore", "connections": 3}
 
 
+@contextmanager
+def read_as_a_whole(is_so: bool) -> Iterator[None]:
+    """Inside, every view is read as a whole, as for a large frame, or else looked up by row."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sweep, "BYTES_A_LOOK_UP", 10**12 if is_so else 0)
+        yield
+
+
 @pytest.fixture
 def world(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     # Frames of four rows and more on several connections, as large ones are.
-    monkeypatch.setattr(retrieval_job, "ROWS_A_CONNECTION", 4)
+    monkeypatch.setattr(frame_read, "ROWS_A_CONNECTION", 4)
     with database.connect() as connection:
         connection.autocommit = True
         _create_tables(connection)
         stock = feast_store(tmp_path, stock_config(database))
         stock.apply(_objects())
         yield World(connection, stock, feast_store(tmp_path, OURS))
+
+
+@pytest.fixture
+def days(world: World) -> World:
+    """User a has fee n from day n on, for ten days."""
+    world.put(
+        "plan_features", *(Version("a", day(d), day(20), (float(d), d, "x")) for d in range(10))
+    )
+    return world
 
 
 # --- a small project, loaded and built ---------------------------------------------------------

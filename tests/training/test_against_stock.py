@@ -31,7 +31,7 @@ from hypothesis import strategies as st
 from streamflow_feast.offline.entity_frame import EntityFrameError
 from streamflow_feast.offline.store import as_known_at
 
-from .conftest import COLUMNS, REFS, TTL, Version, World, day
+from .conftest import COLUMNS, REFS, TTL, Version, World, day, read_as_a_whole
 
 USERS = ["a", "b", "1", "11"]
 MICROSECOND = timedelta(microseconds=1)
@@ -139,17 +139,18 @@ repeatedly = settings(
 
 
 @repeatedly
-@given(history=histories(), rows=frames, by_created=st.booleans())
+@given(history=histories(), rows=frames, by_created=st.booleans(), whole=st.booleans())
 def test_equals_stock_feast_on_any_history_and_frame(
-    world: World, history: dict[str, list[Version]], rows: list[Any], by_created: bool
+    world: World, history: dict[str, list[Version]], rows: list[Any], by_created: bool, whole: bool
 ) -> None:
     world.replace(history)
-    stock, ours = (
-        store.get_historical_features(
-            as_frame(rows), REFS, filter_by_created_timestamp=by_created
-        ).to_arrow()
-        for store in (world.stock, world.ours)
-    )
+    with read_as_a_whole(whole):
+        stock, ours = (
+            store.get_historical_features(
+                as_frame(rows), REFS, filter_by_created_timestamp=by_created
+            ).to_arrow()
+            for store in (world.stock, world.ours)
+        )
     assert values(ours) == values(stock)
     assert ours.column("n").to_pylist() == list(range(len(rows)))
     assert ours.column_names == stock.column_names
@@ -162,7 +163,12 @@ def test_equals_stock_feast_on_any_history_and_frame(
 
 
 @repeatedly
-@given(history=histories(retracted=True), rows=frames, known_at=st.none() | known)
+@given(
+    history=histories(retracted=True),
+    rows=frames,
+    known_at=st.none() | known,
+    whole=st.booleans(),
+)
 @example(
     history={
         "plan_features": [
@@ -174,12 +180,17 @@ def test_equals_stock_feast_on_any_history_and_frame(
     },
     rows=[("a", day(3))],
     known_at=None,
+    whole=False,
 )
 def test_equals_the_oracle_with_retractions_at_any_known_at(
-    world: World, history: dict[str, list[Version]], rows: list[Any], known_at: datetime | None
+    world: World,
+    history: dict[str, list[Version]],
+    rows: list[Any],
+    known_at: datetime | None,
+    whole: bool,
 ) -> None:
     world.replace(history)
-    with as_known_at(known_at):
+    with as_known_at(known_at), read_as_a_whole(whole):
         ours = world.ours.get_historical_features(as_frame(rows), REFS).to_arrow()
     assert values(ours) == expected(world, rows, known_at or day(99))
 

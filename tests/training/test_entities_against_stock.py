@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from data.database import Database
 from streamflow_feast.offline.store import as_known_at
 
-from .conftest import OURS, day, feast_store, stock_config
+from .conftest import OURS, day, feast_store, read_as_a_whole, stock_config
 
 ENTITIES = {"user_id": "text", "device_id": "text", "account_id": "bigint"}
 KEYS = {
@@ -162,15 +162,16 @@ def oracle(versions: Versions, row: tuple[Any, ...], until: datetime) -> tuple[A
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(versions=histories(), rows=frames, until=known)
+@given(versions=histories(), rows=frames, until=known, whole=st.booleans())
 def test_a_frame_of_all_keys_equals_stock_feast_and_the_oracle(
-    world: World, versions: Versions, rows: list[Any], until: datetime
+    world: World, versions: Versions, rows: list[Any], until: datetime, whole: bool
 ) -> None:
     world.replace(versions)
-    ours = answers(world.ours, rows)
+    with read_as_a_whole(whole):
+        ours = answers(world.ours, rows)
     assert ours == answers(world.stock, rows)
     assert ours == [oracle(versions, row, day(99)) for row in rows]
-    with as_known_at(until):
+    with as_known_at(until), read_as_a_whole(whole):
         assert answers(world.ours, rows) == [oracle(versions, row, until) for row in rows]
 
 

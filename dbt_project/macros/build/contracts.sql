@@ -68,13 +68,7 @@
             {% do aliases.update({column.data_type: column.data_type}) %}
         {% endfor %}
     {% endfor %}
-    {% for row in run_query(
-        "select type, case to_regtype(type)::text when 'character varying' then 'text'"
-        ~ " else coalesce(to_regtype(type)::text, type) end"
-        ~ " from jsonb_array_elements_text('" ~ (tojson(aliases.keys() | list) | replace("'", "''")) ~ "') as type"
-    ) %}
-        {% do aliases.update({row[0]: row[1]}) %}
-    {% endfor %}
+    {% do aliases.update(types_by_name(aliases.keys() | list)) %}
     {% for node in feature_models() %}
         {% set columns = {} %}
         {% for column in node.columns.values() %}
@@ -87,17 +81,7 @@
         {% endfor %}
         {% do found.defined.update({node.name: columns}) %}
     {% endfor %}
-    {% for row in run_query(
-        "select nspname, relname, attname,"
-        ~ " format_type(atttypid, case when atttypid = 'numeric'::regtype then atttypmod end)"
-        ~ " from pg_attribute join pg_class on pg_class.oid = attrelid"
-        ~ " join pg_namespace on pg_namespace.oid = relnamespace"
-        ~ " where nspname in ('features', 'published') and relkind in ('r', 'p', 'v')"
-        ~ " and attnum > 0 and not attisdropped order by relname, attnum"
-    ) %}
-        {% set tables = found[{'features': 'stored', 'published': 'published'}[row[0]]] %}
-        {% do tables.setdefault(row[1], {}).update({row[2]: 'text' if row[3] == 'character varying' else row[3]}) %}
-    {% endfor %}
+    {% do found.update(columns_there(found.defined)) %}
     {{ return(found) }}
 {% endmacro %}
 

@@ -23,9 +23,8 @@
         {{ return(known) }}
     {% endif %}
     {% set found = run_query(
-        "select invocation_id, known_at::text, load_from, load_to, recompute, cadence, since::text,"
-        ~ ' (select since::text from ledger.publications where publications.known_at < builds.known_at'
-        ~ ' order by known_at desc limit 1) from ledger.builds '
+        "select invocation_id, cast(known_at as " ~ type_text() ~ "), load_from, load_to, recompute, cadence,"
+        ~ ' cast(since as ' ~ type_text() ~ ') from ledger.builds '
         ~ "order by (invocation_id = '" ~ invocation_id ~ "') desc, known_at desc limit 1"
     ) %}
     {% if not found.rows %}
@@ -40,8 +39,8 @@
         'recompute': row[4],
         'cadence': row[5] or 'drops',
         'since': row[6],
-        'published_since': row[7],
     } %}
+    {% do build.update({'published_since': published('since', before=build.known_at)}) %}
     {% do graph.update({'streamflow_build': build}) %}
     {{ return(build) }}
 {% endmacro %}
@@ -62,22 +61,3 @@
 {% macro among(column, as_of, of) -%}
     {% if current_build().recompute %}true{% else %}{{ column }} in (select {{ as_of }} from {{ of }}){% endif %}
 {%- endmacro %}
-
-
-{#-
-    Pre-hook of every model, in the transaction that builds it: see start_build. dbt goes on after
-    an on-run-start hook has failed, and a refused build must not replace the staging relations of
-    the one that runs. (dbt's flag for that, skip_nodes_if_on_run_start_fails, fails on exposures.)
--#}
-{% macro require_running_build() %}
-    {% if execute %}
-do $$
-begin
-    perform from ledger.builds
-    where invocation_id = '{{ invocation_id }}' and status = 'running' for share;
-    if not found then
-        raise exception 'this build was refused at its start, or taken over by a later one';
-    end if;
-end $$
-    {% endif %}
-{% endmacro %}

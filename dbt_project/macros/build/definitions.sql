@@ -35,7 +35,12 @@
                 {% set meta = graph.sources[source].config.meta or graph.sources[source].meta or {} %}
                 {% set text = text ~ tojson([meta.get('grain'), meta.get('key'), meta.get('event_time')]) %}
             {% endfor %}
-            {% for called in modules.re.findall('([A-Za-z_]\\w*) \\(', text) | unique %}
+            {#- Of a macro that differs between engines, this one's. -#}
+            {% set dispatched = [] %}
+            {% for called in modules.re.findall("\\. dispatch \\( '(\\w+)'", text) %}
+                {% do dispatched.append(target.type ~ '__' ~ called) %}
+            {% endfor %}
+            {% for called in (modules.re.findall('([A-Za-z_]\\w*) \\(', text) + dispatched) | unique %}
                 {% if context.get(called) and context[called].macro is defined
                     and context[called].macro.package_name == project_name and called != name %}
                     {% do needs.append(called) %}

@@ -13,23 +13,16 @@
         {% if verdict %}
             {% do log('', info=true) %}
             {% do log('Nothing was published: ' ~ verdict ~ ' Readers see what they saw before.', info=true) %}
-update ledger.builds set status = 'unpublished', ended_at = clock_timestamp()
-where invocation_id = '{{ invocation_id }}' and status = 'running';
-commit;
+{{ close_build() }}
         {% else %}
             {% do log('', info=true) %}
             {% do log('Published: ' ~ appended_text(appended) ~ '.', info=true) %}
             {% set definitions = definitions() %}
             {% set tests = results | map(attribute='node.resource_type') | select('in', ['test', 'unit_test']) | list %}
-select ledger.publish(
-    '{{ invocation_id }}',
-    {{ literal(env_var('STREAMFLOW_CODE_VERSION', '') or 'definitions ' ~ local_md5(tojson(definitions))) }},
-    {{ literal(tojson(appended)) }},
-    {{ literal(tojson(definitions)) }},
-    {{ literal(tojson(kept_manifest())) }},
-    {{ tests | length }}
-);
-commit;
+{{ publish_build(
+    env_var('STREAMFLOW_CODE_VERSION', '') or 'definitions ' ~ local_md5(tojson(definitions)),
+    appended, definitions, tests | length
+) }}
         {% endif %}
     {% endif %}
 {%- endmacro %}
@@ -38,12 +31,6 @@ commit;
 {#- A model of this project; `ref` in a hook would ask for a hint in each place that calls it. -#}
 {% macro relation_of(name) -%}
     {{ graph.nodes['model.' ~ project_name ~ '.' ~ name].relation_name if graph_is_known() else name }}
-{%- endmacro %}
-
-
-{#- A text as SQL. -#}
-{% macro literal(text) -%}
-    '{{ text | string | replace("'", "''") }}'
 {%- endmacro %}
 
 
@@ -67,7 +54,7 @@ commit;
         {% do run_query(
             'insert into ledger.tests select told.* from (values ' ~ (rows | join(', '))
             ~ ') as told (invocation_id, test_id, name, kind, status, failures, message, seconds)'
-            ~ ' inner join ledger.builds using (invocation_id)'
+            ~ ' inner join ledger.builds on told.invocation_id = builds.invocation_id'
         ) %}
     {% endif %}
 {% endmacro %}
@@ -99,14 +86,18 @@ commit;
 
 {% macro leaving_verdict_of(name, entity, view) %}
     {% set keys = entity.join_keys | join(', ') %}
-    {% set newest = 'select ' ~ keys ~ ' from (select distinct on (' ~ keys ~ ') ' ~ keys ~ ', is_retracted from '
-        ~ '%s where as_of = (%s) order by ' ~ keys ~ ', known_at desc) as newest where not is_retracted' %}
+    {% set newest = namespace(queries=[]) %}
+    {% for relation, as_of in [
+        ('published.' ~ view, 'select max(as_of) from published.' ~ view ~ ' where not is_retracted'),
+        ('features.' ~ view, 'select max(as_of) from ' ~ relation_of('int_calendar')),
+    ] %}
+        {% do newest.queries.append('select ' ~ keys ~ ' from (' ~ first_of_each(
+            entity.join_keys.keys() | list, (entity.join_keys.keys() | list) + ['is_retracted'], 'known_at',
+            'select * from ' ~ relation ~ ' where as_of = (' ~ as_of ~ ')'
+        ) ~ ') as newest where not is_retracted') %}
+    {% endfor %}
     {% set row = run_query(
-        'with before as (' ~ newest % (
-            'published.' ~ view, 'select max(as_of) from published.' ~ view ~ ' where not is_retracted'
-        ) ~ '), after as (' ~ newest % (
-            'features.' ~ view, 'select max(as_of) from ' ~ relation_of('int_calendar')
-        ) ~ ') select (select count(*) from before), count(*)'
+        'with before as (' ~ newest.queries[0] ~ '), after as (' ~ newest.queries[1] ~ ') select (select count(*) from before), count(*)'
         ~ ' from (select * from before except select * from after) as leaving'
     ).rows[0] %}
     {% set online, leaving = row[0] | int, row[1] | int %}
@@ -143,7 +134,7 @@ commit;
         {{ return(text ~ ' Correct the drop or the model, then: dbt build.') }}
     {% endif %}
     {#- The leak check's scratch database: its drawn values need not be plausible. -#}
-    {% set untested = flags.WHICH == 'run' and '_leak_check_' in target.dbname %}
+    {% set untested = flags.WHICH == 'run' and '_leak_check_' in (target.dbname or '') %}
     {% if flags.WHICH == 'run' and not untested %}
         {{ return('dbt run does not test. To test and publish: dbt build.') }}
     {% endif %}
@@ -152,8 +143,8 @@ commit;
     {% endif %}
     {% if not run_query('select 1 from ' ~ relation_of('int_calendar') ~ ' limit 1').rows %}
         {% set drops = run_query(
-            "select to_char(min(as_of) at time zone 'UTC', 'YYYY-MM-DD'), to_char(max(as_of) at time zone 'UTC',"
-            ~ " 'YYYY-MM-DD') from raw.loads"
+            'select cast(' ~ utc_date('min(as_of)') ~ ' as ' ~ type_text() ~ '), cast(' ~ utc_date('max(as_of)')
+            ~ ' as ' ~ type_text() ~ ') from raw.loads'
         ).rows[0] %}
         {{ return(
             'no ' ~ current_build().cadence ~ ' begins between the first drop, ' ~ drops[0] ~ ', and the newest, '
@@ -183,7 +174,7 @@ commit;
 {% macro rows_appended(results) %}
     {% set appended = {} %}
     {% for result in results if result.node.resource_type == 'model' and result.node.schema == 'features' %}
-        {% do appended.update({result.node.name: (result.adapter_response or {}).get('rows_affected', 0) | int}) %}
+        {% do appended.update({result.node.name: appended_by(result)}) %}
     {% endfor %}
     {{ return(appended) }}
 {% endmacro %}

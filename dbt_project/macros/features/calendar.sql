@@ -12,11 +12,7 @@
     {%- else -%}
     select {{ utc_instant('instant') }} as as_of
     from (
-        select generate_series(
-            date_trunc('{{ cadence }}', first_as_of at time zone 'UTC'),
-            last_as_of at time zone 'UTC',
-            interval '1 {{ cadence }}'
-        ) as instant, first_as_of
+        select {{ calendar_instants(cadence, 'first_as_of', 'last_as_of') }} as instant, first_as_of
         from (
             select {{ instant_literal(since) if since else 'min(as_of)' }} as first_as_of, max(as_of) as last_as_of
             from ({{ counted_drops(loads, horizon) }}) as drops
@@ -55,7 +51,7 @@
         {{ return(none) }}
     {% endif %}
     {% set before = run_query(
-        'select cadence, since::text, load_to >= coalesce((select max(load_id) from raw.loads), 0)'
+        'select cadence, cast(since as ' ~ type_text() ~ '), load_to >= coalesce((select max(load_id) from raw.loads), 0)'
         ~ ' from ledger.publications order by known_at desc limit 1'
     ).rows %}
     {% if before and before[0][0] == cadence and before[0][1] and before[0][2] %}
@@ -76,14 +72,14 @@
         {% do signups.append('select ' ~ utc_instant(entity.made_from.since ~ ' + 1') ~ ' as at from '
             ~ raw_table(entity.made_from.state, ['state']).relation ~ ' where ' ~ in_first_drop) %}
     {% endfor %}
-    {% set nobody = ['select null::timestamptz as at where false'] %}
+    {% set nobody = ['select cast(null as ' ~ type_instant() ~ ') as at where false'] %}
     {{ return(run_query(
-        "select least(first.as_of, greatest(events.at + interval '1 microsecond', signups.at))::text"
+        "select cast(coalesce((select least(first.as_of, greatest(events.at + interval '1 microsecond', signups.at))"
         ~ ' from (select ' ~ first ~ ' as as_of) as first,'
-        ~ ' (select percentile_disc(0.001) within group (order by at) as at from ('
+        ~ ' (select ' ~ first_thousandth('at') ~ ' as at from ('
         ~ ((events or nobody) | join(' union all ')) ~ ') as told) as events,'
         ~ ' (select min(at) as at from (' ~ ((signups or nobody) | join(' union all ')) ~ ') as told) as signups'
-        ~ ' where events.at is not null union all select ' ~ first ~ '::text limit 1'
+        ~ ' where events.at is not null), ' ~ first ~ ') as ' ~ type_text() ~ ')'
     ).rows[0][0]) }}
 {% endmacro %}
 

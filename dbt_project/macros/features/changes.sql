@@ -19,7 +19,7 @@ changed_pairs as (
     select
         {{ (keys + ['as_of'] + as_known) | join(', ') }},
         true as in_spine,
-        cast(null as text) as views -- null: for all of them
+        cast(null as {{ type_text() }}) as views -- null: for all of them
     from {{ spine }}
 )
     {%- else -%}
@@ -49,7 +49,7 @@ affected as (
         end as views
     from (
         {%- for name, view in touched %}
-        select {{ keys | join(', ') }}, as_of, {{ literal(view) if view else 'cast(null as text)' }} as view_name
+        select {{ keys | join(', ') }}, as_of, {{ literal(view) if view else 'cast(null as ' ~ type_text() ~ ')' }} as view_name
         from {{ name }}
         {{ 'union all' if not loop.last }}
         {%- endfor %}
@@ -202,6 +202,7 @@ new_as_ofs as (
         {{ as_ofs_until(event_at) }} + 1 as first_ordinal,
         max({{ last_reached(event_at, days) }}) as last_ordinal
     from ({{ changed_rows(table, by + [event_at]) }}) as changed
+    {{ beside_as_ofs() }}
     where {{ event_at }} < (select max(as_of) from as_ofs where not is_new)
         {%- for key in by %} and {{ key }} is not null{% endfor %}
     group by {{ by | join(', ') }}, first_ordinal
@@ -210,7 +211,7 @@ new_as_ofs as (
 {{ part }}_rows as (
     select {{ columns_of('reach', by) }}, as_ofs.as_of
     from {{ part }}_reach as reach
-    cross join lateral {{ series('reach.first_ordinal', 'reach.last_ordinal') }} as reached
+    cross join lateral {{ series('reach.first_ordinal', 'reach.last_ordinal') }}
     inner join as_ofs on reached.ordinal = as_ofs.ordinal and not as_ofs.is_new
 ),
     {{- with_all_keys(part ~ '_rows', by, entity, keys, made_from, touched, part, view) -}}

@@ -105,6 +105,7 @@ seen_first as (
             {{ as_ofs_until(event_at) }} + 1 as first_ordinal,
             {{ last_reached(event_at, days) }} as last_ordinal
         from {{ relation_of('stg_' ~ table) }} as {{ table }}
+        {{ beside_as_ofs() }}
         where
             {%- for key in keys %}
             {{ table }}.{{ key }} is not null{{ ' and' if not loop.last }}
@@ -136,7 +137,7 @@ seen_stretches as (
 seen as (
     select {{ columns_of('stretches', keys) }}, reached.ordinal
     from seen_stretches as stretches
-    cross join lateral {{ series('stretches.first_ordinal', 'stretches.last_ordinal') }} as reached
+    cross join lateral {{ series('stretches.first_ordinal', 'stretches.last_ordinal') }}
 )
 {%- endmacro %}
 

@@ -16,16 +16,16 @@ expected as (
 ),
 
 newest as (
-    select distinct on ({{ columns_of('versions', pair) }})
-        {{ columns_of('versions', pair) }},
-        versions.is_retracted
+    {%- set candidates %}
+    select {{ columns_of('versions', pair) }}, versions.is_retracted, versions.known_at
     from {{ tested.relation_name }} as versions
     {% if only_new %}
     inner join {{ changes }} as changes
         on {{ same(pair, 'versions', 'changes') }} and {{ computes(tested.name) }}
     where {{ among('versions.as_of', 'as_of', changes ~ ' as changes where ' ~ computes(tested.name)) }}
     {% endif %}
-    order by {{ columns_of('versions', pair) }}, versions.known_at desc
+    {%- endset %}
+    {{ first_of_each(pair, pair + ['is_retracted'], 'known_at', candidates) }}
 ),
 
 present as (

@@ -19,21 +19,24 @@ versions as (
 {%- set pair = keys + ['as_of'] -%}
 {%- set features = model.columns | reject('in', key_columns(model)) | list -%}
 {%- set stored_columns = adapter.get_columns_in_relation(this) | map(attribute='name') | list %}
--- The tables hold published versions only here: start_build removed the others.
-newest as (
-    select distinct on ({{ columns_of('stored', pair) }})
+{%- set stored %}
+    select
         {{ columns_of('stored', pair) }},
         {%- for name in features %}
-        {% if name in stored_columns %}stored.{{ name }}{% else %}cast(null as {{ model.columns[name].data_type }}) as {{ name }}{% endif %},
+        {% if name in stored_columns %}stored.{{ name }}{% else %}cast(null as {{ type_of(model.columns[name].data_type) }}) as {{ name }}{% endif %},
         {%- endfor %}
-        stored.is_retracted
+        stored.is_retracted,
+        stored.known_at
     from {{ this }} as stored
     {%- if not build.recompute %}
     inner join {{ pairs }} as considered
         on {{ same(pair, 'stored', 'considered') }}
     where {{ among('stored.as_of', 'as_of', pairs) }}
     {%- endif %}
-    order by {{ columns_of('stored', pair) }}, stored.known_at desc
+{%- endset %}
+-- The tables hold published versions only here: start_build removed the others.
+newest as (
+    {{ first_of_each(pair, pair + features + ['is_retracted'], 'known_at', stored) }}
 ),
 
 versions as (
@@ -41,8 +44,7 @@ versions as (
     from {{ final }}
     left join newest on {{ same(pair, final, 'newest') }}
     where
-        -- Always so; it does not parse where `{{ final }}` has a column that the YAML does not name.
-        row({{ final }}.*) is distinct from row({{ (['null'] * (pair + features) | length) | join(', ') }})
+        {{ has_columns(final, pair + features) }}
         and (
             newest.as_of is null or newest.is_retracted
             {%- for name in features %}
@@ -55,7 +57,7 @@ versions as (
     select
         {{ columns_of('newest', pair) }},
         {%- for name in features %}
-        cast(null as {{ model.columns[name].data_type }}) as {{ name }},
+        cast(null as {{ type_of(model.columns[name].data_type) }}) as {{ name }},
         {%- endfor %}
         {{ known_at }} as known_at,
         true as is_retracted
@@ -72,7 +74,7 @@ select * from versions
 {#- Null-safe, to the sign: as numbers, 1.0 and 1 in two documents are one. -#}
 {% macro differs(now, before, data_type) -%}
     {%- if data_type == 'jsonb' -%}
-        cast({{ now }} as text) is distinct from cast({{ before }} as text)
+        cast({{ now }} as {{ type_text() }}) is distinct from cast({{ before }} as {{ type_text() }})
     {%- else -%}
         {{ now }} is distinct from {{ before }}
     {%- endif -%}

@@ -8,20 +8,12 @@ pairs as (
 ),
 
 measured as (
-    select
-        pairs.*,
-        windows.*
-    from pairs
-    cross join lateral (
-        select
-            count(distinct user_id) filter (where {{ usage.window(30) }}) as users_30d,
-            sum(watch_ms) filter (where {{ usage.window(30) }}) as ms_30d,
-            sum(rebuffer_events) filter (where {{ usage.window(30) }}) as rebuffers_30d,
-            count(rebuffer_events) filter (where {{ usage.window(30) }}) as told_rebuffers_30d
-        from {{ usage.relation }} as usage
-        where usage.device_id = pairs.device_id and {{ usage.window() }}
-    ) as windows
-    where pairs.in_spine
+    {% call over_events(usage, keys=['device_id']) %}
+        count(distinct user_id) filter (where {{ usage.window(30) }}) as users_30d,
+        sum(watch_ms) filter (where {{ usage.window(30) }}) as ms_30d,
+        sum(rebuffer_events) filter (where {{ usage.window(30) }}) as rebuffers_30d,
+        count(rebuffer_events) filter (where {{ usage.window(30) }}) as told_rebuffers_30d
+    {% endcall %}
 ),
 
 final as (

@@ -10,25 +10,17 @@ delivered as (
 ),
 
 measured as (
-    select
-        pairs.*,
-        windows.*
-    from pairs
-    cross join lateral (
-        select
-            count(*) filter (
-                where status = 'failed' and {{ payments.window(90) }}
-            ) as failed_90d,
-            sum(amount_cents) filter (
-                where status = 'succeeded' and {{ payments.window(90) }}
-            ) as paid_cents_90d,
-            max(attempted_at) filter (
-                where status = 'failed' and {{ payments.window(180) }}
-            ) as last_failed_at
-        from {{ payments.relation }} as payments
-        where payments.user_id = pairs.user_id and {{ payments.window() }}
-    ) as windows
-    where pairs.in_spine
+    {% call over_events(payments, keys=['user_id']) %}
+        count(*) filter (
+            where status = 'failed' and {{ payments.window(90) }}
+        ) as failed_90d,
+        sum(amount_cents) filter (
+            where status = 'succeeded' and {{ payments.window(90) }}
+        ) as paid_cents_90d,
+        max(attempted_at) filter (
+            where status = 'failed' and {{ payments.window(180) }}
+        ) as last_failed_at
+    {% endcall %}
 ),
 
 final as (

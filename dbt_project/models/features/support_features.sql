@@ -10,35 +10,27 @@ delivered as (
 ),
 
 measured as (
-    select
-        pairs.*,
-        windows.*
-    from pairs
-    cross join lateral (
-        select
-            count(*) filter (where {{ support.window(90) }}) as tickets_90d,
-            count(*) filter (
-                where kind = 'complaint' and {{ support.window(90) }}
-            ) as complaints_90d,
-            -- What was known at as_of: a ticket resolved later was still open then.
-            count(*) filter (
-                where resolved_at < pairs.as_of and {{ support.window(90) }}
-            ) as resolved_90d,
-            sum({{ microseconds('opened_at', 'resolved_at') }}) filter (
-                where resolved_at < pairs.as_of and {{ support.window(90) }}
-            ) as resolution_us_90d,
-            count(*) filter (
-                where
-                coalesce(resolved_at >= pairs.as_of, true)
-                and {{ support.window(180) }}
-            ) as open_tickets,
-            {{ newest(
-                "kind || '/' || topic", 3, 'opened_at, ticket_id collate "C"', support.window(180)
-            ) }} as last_categories
-        from {{ support.relation }} as support
-        where support.user_id = pairs.user_id and {{ support.window() }}
-    ) as windows
-    where pairs.in_spine
+    {% call over_events(support, keys=['user_id']) %}
+        count(*) filter (where {{ support.window(90) }}) as tickets_90d,
+        count(*) filter (
+            where kind = 'complaint' and {{ support.window(90) }}
+        ) as complaints_90d,
+        -- What was known at as_of: a ticket resolved later was still open then.
+        count(*) filter (
+            where resolved_at < pairs.as_of and {{ support.window(90) }}
+        ) as resolved_90d,
+        sum({{ microseconds('opened_at', 'resolved_at') }}) filter (
+            where resolved_at < pairs.as_of and {{ support.window(90) }}
+        ) as resolution_us_90d,
+        count(*) filter (
+            where
+            coalesce(resolved_at >= pairs.as_of, true)
+            and {{ support.window(180) }}
+        ) as open_tickets,
+        {{ newest(
+            "kind || '/' || topic", 3, 'opened_at, ticket_id collate "C"', support.window(180)
+        ) }} as last_categories
+    {% endcall %}
 ),
 
 final as (

@@ -11,41 +11,31 @@ delivered as (
     select * from {{ ref('stg_usage_agg') }}
 ),
 
--- One look-up in the index for each pair: the events of a window are summed as they are read, with
--- nothing to sort or spill however long the history is.
 measured as (
-    select
-        pairs.*,
-        windows.*
-    from pairs
-    cross join lateral (
-        select
-            sum(watch_ms) filter (where {{ usage.window(30) }}) as ms_30d,
-            sum(watch_ms) filter (
-                where
-                {{ usage.window(60) }}
-                and not {{ usage.window(30) }}
-            ) as ms_30d_before,
-            sum(watch_ms) filter (where {{ usage.window(7) }}) as ms_7d,
-            count(*) filter (where {{ usage.window(7) }}) as sessions_7d,
-            count(*) filter (where {{ usage.window(30) }}) as sessions_30d,
-            sum(skips) filter (where {{ usage.window(7) }}) as skips_7d,
-            sum(rebuffer_events) filter (
-                where {{ usage.window(7) }}
-            ) as rebuffer_events_7d,
-            count(distinct device_id) filter (
-                where {{ usage.window(30) }}
-            ) as devices_30d,
-            count(distinct {{ utc_date('started_at') }}) filter (
-                where {{ usage.window(30) }}
-            ) as active_days_30d,
-            max(started_at) filter (
-                where {{ usage.window(90) }}
-            ) as last_started_at
-        from {{ usage.relation }} as usage
-        where usage.user_id = pairs.user_id and {{ usage.window() }}
-    ) as windows
-    where pairs.in_spine
+    {% call over_events(usage, keys=['user_id']) %}
+        sum(watch_ms) filter (where {{ usage.window(30) }}) as ms_30d,
+        sum(watch_ms) filter (
+            where
+            {{ usage.window(60) }}
+            and not {{ usage.window(30) }}
+        ) as ms_30d_before,
+        sum(watch_ms) filter (where {{ usage.window(7) }}) as ms_7d,
+        count(*) filter (where {{ usage.window(7) }}) as sessions_7d,
+        count(*) filter (where {{ usage.window(30) }}) as sessions_30d,
+        sum(skips) filter (where {{ usage.window(7) }}) as skips_7d,
+        sum(rebuffer_events) filter (
+            where {{ usage.window(7) }}
+        ) as rebuffer_events_7d,
+        count(distinct device_id) filter (
+            where {{ usage.window(30) }}
+        ) as devices_30d,
+        count(distinct {{ utc_date('started_at') }}) filter (
+            where {{ usage.window(30) }}
+        ) as active_days_30d,
+        max(started_at) filter (
+            where {{ usage.window(90) }}
+        ) as last_started_at
+    {% endcall %}
 ),
 
 final as (

@@ -9,23 +9,15 @@ pairs as (
 ),
 
 measured as (
-    select
-        pairs.*,
-        windows.*
-    from pairs
-    cross join lateral (
-        select
-            sum(watch_ms) filter (where {{ usage.window(30) }}) as user_ms_30d,
-            sum(watch_ms) filter (
-                where usage.device_id = pairs.device_id and {{ usage.window(30) }}
-            ) as ms_30d,
-            max(started_at) filter (
-                where usage.device_id = pairs.device_id and {{ usage.window(90) }}
-            ) as last_started_at
-        from {{ usage.relation }} as usage
-        where usage.user_id = pairs.user_id and {{ usage.window() }}
-    ) as windows
-    where pairs.in_spine
+    {% call over_events(usage, keys=['user_id', 'device_id']) %}
+        sum(watch_ms) filter (where {{ usage.window(30) }}) as user_ms_30d,
+        sum(watch_ms) filter (
+            where usage.device_id = pairs.device_id and {{ usage.window(30) }}
+        ) as ms_30d,
+        max(started_at) filter (
+            where usage.device_id = pairs.device_id and {{ usage.window(90) }}
+        ) as last_started_at
+    {% endcall %}
 ),
 
 final as (

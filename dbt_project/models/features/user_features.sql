@@ -17,7 +17,7 @@ final as (
         users.user_is_senior,
         users.has_family,
         users.has_dependents,
-        cast({{ utc_date('pairs.as_of') }} - pairs.signup_date as bigint) as tenure_days,
+        {{ days_between('pairs.signup_date', utc_date('pairs.as_of')) }} as tenure_days,
         pairs.signup_date
     from pairs
     left join users on pairs.user_id = users.user_id and pairs.state_as_of = users.as_of

@@ -40,7 +40,7 @@ gaps_{{ when }} as (
                 and loads.table_name = looked_up.table_name
                 and (
                     looked_up.column_name = ''
-                    or coalesce(looked_up.column_name = any(loads.recorded), true)
+                    or coalesce({{ is_among('looked_up.column_name', 'loads.recorded') }}, true)
                 )
         )
 ),

@@ -22,6 +22,7 @@ from feast.feature_view import DUMMY_ENTITY
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import (
     PostgreSQLSource,
 )
+from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_contents import RepoContents
 from feast.repo_operations import apply_total_with_repo_instance
@@ -40,10 +41,12 @@ from streamflow_feast.on_demand import reading, try_out
 from streamflow_feast.registry import definitions_loaded
 from streamflow_feast.views import feature_field, key_field
 
+SOURCES = {"postgres": PostgreSQLSource, "spark": SparkSource}  # by dbt's adapter
 ON_DEMAND = "on_demand.py"  # in the feature repo
 
 # At every apply; what it warns of, pandas mode on large frames, is not what is used here.
 warnings.filterwarnings("ignore", "On demand feature view is an experimental", RuntimeWarning)
+warnings.filterwarnings("ignore", "The spark data source API is an experimental", RuntimeWarning)
 
 
 class DbtFeatureView(FeatureView):
@@ -76,7 +79,7 @@ def feast_objects(
 ) -> Objects:
     """Every Feast object of the project, by its module attribute in definitions.py.
 
-    `schema` is where the views' tables lie; see offline_store.HISTORY. `on_demand` is the file
+    `schema` is where the views' tables lie; see point_in_time.HISTORY. `on_demand` is the file
     with the on-demand feature views; there need not be one.
 
     Raises:
@@ -206,12 +209,13 @@ def _pushable(table: FeatureTable, source: DataSource) -> DataSource:
 
 
 def _source(table: FeatureTable, adapter: str, schema: str) -> DataSource:
-    if adapter != "postgres":
+    if adapter not in SOURCES:
         raise ManifestError(
             f"dbt's manifest was made for the adapter {adapter!r}, for which there is no Feast "
-            "source here yet. Build with the postgres target: cd dbt_project && dbt build"
+            f"source here. Build with one of the targets {', '.join(SOURCES)}: "
+            "cd dbt_project && dbt build"
         )
-    return PostgreSQLSource(
+    return SOURCES[adapter](
         name=table.name,
         table=f"{schema}.{table.name}",
         timestamp_field="as_of",

@@ -10,6 +10,7 @@ import psycopg
 from data.database import Database
 from streamflow_feast.connections import DatabaseUnreachable, read
 from streamflow_feast.dbt.manifest import Manifest, as_published, parse_manifest
+from streamflow_feast.lake.ledger import mirrored
 
 
 def published_manifest(settings: Database, known_at: datetime | None = None) -> Manifest | None:
@@ -53,6 +54,8 @@ def published_part(defined: Manifest, settings: Database | None = None) -> Manif
     definitions alone, the manifest is taken as it is.
     """
     try:
+        if defined.adapter == "spark":
+            mirrored(settings)
         published = published_manifest(settings or Database())
     except (DatabaseUnreachable, psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
         return defined

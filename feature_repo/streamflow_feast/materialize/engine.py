@@ -29,6 +29,7 @@ from data.database import Database
 from streamflow_feast.connections import DatabaseUnreachable, scalar, transaction
 from streamflow_feast.dbt.manifest import VERSION_COLUMNS
 from streamflow_feast.kinds import InexactError
+from streamflow_feast.lake.ledger import is_of_lake, mirror
 from streamflow_feast.materialize import slice as publish
 from streamflow_feast.materialize.slice import EPOCH, Outcome, Plan
 from streamflow_feast.online import tables as online_tables
@@ -156,6 +157,9 @@ class StreamflowEngine(ComputeEngine):
         if not scalar(connection, online_tables.TRY_LOCK):
             print("Another materialization or apply is running; waiting for it.", flush=True)
             connection.execute(online_tables.LOCK)
+        of_lake = [task for task in tasks if is_of_lake(task.feature_view.batch_source)]
+        if of_lake:
+            mirror(connection)
         publication = publish.newest_publication(connection)
         if publication is None:
             raise MaterializationError(
@@ -168,6 +172,15 @@ class StreamflowEngine(ComputeEngine):
             flush=True,
         )
         views = [view_of(task.feature_view) for task in tasks]
+        if of_lake:
+            from streamflow_feast.lake.slice import bring  # of an optional extra
+
+            bring(
+                connection,
+                [view_of(task.feature_view) for task in of_lake],
+                [_range(task)[1] for task in of_lake],
+                self.store_name(),
+            )
         _require_columns(
             connection, views, online=isinstance(self.online_store, StreamflowOnlineStore)
         )

@@ -17,6 +17,9 @@ from psycopg import sql
 
 from streamflow_feast.dbt.types import CUT
 
+HISTORY = "features"
+"""Schema of every version with every column that was ever published. Only read as known at a
+publication: up to that, no version is unpublished."""
 FRAME = sql.Identifier("entity_frame")
 ROW, INSTANT = "row_number", "instant"
 RECENT = timedelta(days=32)  # with monthly, weekly and daily features nearly every answer is here
@@ -169,6 +172,25 @@ def effective(view: View, known_at: datetime | None) -> sql.Composed:
         _known(view, Bounds(known_at)),
         sql.SQL(", ").join(keys),
         sql.Identifier(view.created),
+    )
+
+
+def versions(view: View, bounds: Bounds, oldest: datetime | None, newest: datetime) -> sql.Composed:
+    """Query of all versions that a reader at an instant up to `newest` may need: (keys, timestamp,
+    created, is_retracted, features)."""
+    timestamp = sql.Identifier(view.timestamp)
+    conditions = [_known(view, bounds), sql.SQL("{} <= {}").format(timestamp, _instant(newest))]
+    if oldest and view.ttl:
+        conditions.append(sql.SQL("{} >= {}").format(timestamp, _instant(oldest - view.ttl)))
+    return sql.SQL("select {} from {} where {}").format(
+        sql.SQL(", ").join(
+            [
+                *map(sql.Identifier, (*view.keys, view.timestamp, view.created, "is_retracted")),
+                *(_feature(view, c, name, sql.Identifier(c)) for c, name in view.features.items()),
+            ]
+        ),
+        sql.Identifier(view.schema, view.table),
+        sql.SQL(" and ").join(conditions),
     )
 
 

@@ -8,11 +8,8 @@ keep their zone, UTC, where stock Feast drops it.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import psycopg
 import pyarrow as pa
@@ -34,10 +31,9 @@ from psycopg import sql
 
 from streamflow_feast import on_demand
 from streamflow_feast.kinds import from_value
-from streamflow_feast.offline import arrow_copy, entity_frame, point_in_time
+from streamflow_feast.offline import arrow_copy, entity_frame, frame_read
 from streamflow_feast.views import type_of
 
-ROWS_A_CONNECTION = 20_000  # fewer are not worth another connection
 EXACT = 2**53  # float64 holds every integer up to here
 # pandas' types that know null beside every value; its float64 has NaN for it.
 NULLABLE: dict[pa.DataType, Any] = {
@@ -56,15 +52,13 @@ NULLABLE: dict[pa.DataType, Any] = {
 
 
 class StreamflowRetrievalJob(PostgreSQLRetrievalJob):
-    """Reads features for a checked entity frame (with the name of its instants, and its join keys
-    with their types), or of a range."""
+    """Reads what a request asks for, or a range: a query whose result has the given columns."""
 
     def __init__(
         self,
         config: RepoConfig,
         query: sql.Composed,
-        schema: pa.Schema,
-        frame: tuple[pa.Table, str, dict[str, str]] | None,
+        source: frame_read.Request | pa.Schema,
         full_feature_names: bool,
         on_demand_feature_views: list[OnDemandFeatureView] | None = None,
         metadata: RetrievalMetadata | None = None,
@@ -72,7 +66,7 @@ class StreamflowRetrievalJob(PostgreSQLRetrievalJob):
         super().__init__(
             query.as_string(), config, full_feature_names, on_demand_feature_views, metadata
         )
-        self._query, self._schema, self._frame = query, schema, frame
+        self._query, self._source = query, source
 
     @property
     def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
@@ -110,57 +104,13 @@ class StreamflowRetrievalJob(PostgreSQLRetrievalJob):
                 table = table.append_column(name, _column(field, values[field.name]))
         return table
 
-    def _look_all_up(self, timeout: int | None) -> pa.Table:
+    def _look_all_up(self, timeout: int | None = None) -> pa.Table:
         store = self.config.offline_store
-        if self._frame is None:
-            with store.connect() as connection:
-                _prepare(connection, timeout)
-                return arrow_copy.read(connection, self._query, self._schema)
-        frame, instants, keys = self._frame
-        rows = pa.table(
-            [
-                pa.array(np.arange(len(frame))),
-                *(frame.column(name) for name in (instants, *keys)),
-            ],
-            names=point_in_time.key_columns(list(keys)),
-        )
-        count = min(store.connections, 1 + len(rows) // ROWS_A_CONNECTION)
-        share = -(-len(rows) // count)
-        with ExitStack() as stack:
-            connections = [stack.enter_context(store.connect()) for _ in range(count)]
-            _share_snapshot(connections)
-            pool = stack.enter_context(ThreadPoolExecutor(count))
-            parts = [
-                pool.submit(
-                    self._look_up,
-                    connection,
-                    rows.slice(n * share, share),
-                    list(keys.values()),
-                    timeout,
-                )
-                for n, connection in enumerate(connections)
-            ]
-            try:
-                found = pa.concat_tables([part.result() for part in parts])
-            except BaseException:
-                for connection in connections:
-                    connection.cancel_safe()
-                raise
-        return _beside(frame, found)
-
-    def _look_up(
-        self,
-        connection: psycopg.Connection,
-        rows: pa.Table,
-        key_types: list[str],
-        timeout: int | None,
-    ) -> pa.Table:
-        """The features of some rows of the frame."""
-        _prepare(connection, timeout)
-        # On this connection only, dropped with the transaction: it cannot be left behind.
-        connection.execute(point_in_time.create_frame(key_types))
-        arrow_copy.write(connection, rows, point_in_time.FRAME, rows.column_names)
-        return arrow_copy.read(connection, self._query, self._schema)
+        if isinstance(self._source, frame_read.Request):
+            return frame_read.read(store, self._source, timeout)
+        with store.connect() as connection:
+            frame_read.limit(connection, timeout)
+            return arrow_copy.read(connection, self._query, self._source)
 
     def to_df(
         self,
@@ -218,42 +168,6 @@ class StreamflowRetrievalJob(PostgreSQLRetrievalJob):
                     f"table {name} exists; pass allow_overwrite=True to replace it"
                 ) from None
             arrow_copy.write(connection, table, target, table.column_names)
-
-
-def _prepare(connection: psycopg.Connection, timeout: int | None) -> None:
-    """One look-up a row by the primary key is the plan, whatever the statistics say."""
-    for setting in ("enable_seqscan", "enable_bitmapscan", "enable_memoize", "jit"):
-        connection.execute(sql.SQL("set local {} = off").format(sql.SQL(setting)))
-    if timeout is not None:
-        limit = sql.Literal(int(timeout * 1000))
-        connection.execute(sql.SQL("set local statement_timeout = {}").format(limit))
-
-
-def _share_snapshot(connections: list[psycopg.Connection]) -> None:
-    """All of them see the database as the first one does."""
-    if len(connections) == 1:
-        return
-    for connection in connections:
-        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-    first, *others = connections
-    (snapshot,) = first.execute("select pg_export_snapshot()").fetchone() or ("",)
-    for connection in others:
-        connection.execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(snapshot)))
-
-
-def _beside(frame: pa.Table, features: pa.Table) -> pa.Table:
-    """The features, whose first column says which row of the frame they are for, beside it."""
-    numbers = features.column(0).to_numpy()
-    places = np.empty_like(numbers)
-    places[numbers] = np.arange(len(numbers))
-    in_order = bool((np.diff(numbers) > 0).all())
-    for name in features.column_names[1:]:
-        column = features.column(name)
-        if not in_order:
-            column = column.combine_chunks().take(pa.array(places))
-        frame = frame.append_column(features.field(name), column)
-        features = features.drop_columns([name])  # or both copies would be held to the end
-    return frame
 
 
 def _column(field: Field, values: list[Value]) -> pa.Array:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
@@ -23,6 +24,7 @@ import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
 from feast.data_source import DataSource
+from feast.feature_logging import LoggingConfig, LoggingSource
 from feast.feature_view import FeatureView
 from feast.infra.offline_stores import offline_utils
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres import (
@@ -37,23 +39,28 @@ from pydantic import Field, PositiveInt, StrictStr
 
 from data.database import Database, no_connection
 from streamflow_feast import (
+    feature_logs,
     one_line,  # noqa: F401
     pickling,  # noqa: F401
 )
 from streamflow_feast.connections import DatabaseUnreachable
 from streamflow_feast.dbt.publications import require_answer
 from streamflow_feast.dbt.types import digits
-from streamflow_feast.offline import arrow_copy, effective_sources, entity_frame, point_in_time
-from streamflow_feast.offline.point_in_time import Bounds, View
+from streamflow_feast.lake.ledger import is_of_lake
+from streamflow_feast.offline import (
+    arrow_copy,
+    effective_sources,
+    entity_frame,
+    frame_read,
+    point_in_time,
+)
+from streamflow_feast.offline.point_in_time import HISTORY, Bounds, View
 from streamflow_feast.offline.retrieval_job import StreamflowRetrievalJob
 from streamflow_feast.offline.time_range import date_range
 from streamflow_feast.provider import offline_refused
 from streamflow_feast.views import type_of
 
 SCHEMA = "published"
-HISTORY = "features"
-"""Every version with every column that was ever published. Only read as known at a publication: up
-to that, no version is unpublished."""
 _known_at: ContextVar[datetime | None] = ContextVar("known_at", default=None)
 
 
@@ -128,6 +135,14 @@ class StreamflowOfflineStore(PostgreSQLOfflineStore):
             EntityFrameError: the frame cannot be used, see `entity_frame`.
             ValueError: a feature is no column of its table; the table is missing.
         """
+        if any(is_of_lake(view.batch_source) for view in feature_views):
+            from streamflow_feast.lake.training import historical  # of an optional extra
+
+            return historical(
+                config, feature_views, feature_refs, entity_df, registry, project,
+                full_feature_names, Bounds(_known_at.get(), filter_by_created_timestamp),
+                _ANY_RANGE,
+            )  # fmt: skip
         store: StreamflowOfflineStoreConfig = config.offline_store
         with store.connect() as connection:
             require_answer(connection, _known_at.get())
@@ -159,10 +174,11 @@ class StreamflowOfflineStore(PostgreSQLOfflineStore):
         keys = point_in_time.frame_keys(views)
         start: datetime | None
         end: datetime | None
+        source: frame_read.Request | pa.Schema
         if frame is None:
             start, end = asked
             query = point_in_time.between(views, start, end, bounds)
-            schema = _range_schema(views, keys)
+            source = _range_schema(views, keys)
             frame_columns = list(keys)
         else:
             instants = entity_frame.instant_column(frame)
@@ -170,13 +186,12 @@ class StreamflowOfflineStore(PostgreSQLOfflineStore):
             _refuse_clashes(frame, views)
             start, end = _extent(frame.column(instants))
             query = point_in_time.join(views, bounds)
-            schema = pa.schema([(point_in_time.ROW, pa.int64()), *_feature_fields(views)])
+            source = frame_read.Request(frame, instants, keys, views, bounds)
             frame_columns = [name for name in frame.column_names if name != instants]
         return StreamflowRetrievalJob(
             config=config,
             query=query,
-            schema=schema,
-            frame=None if frame is None else (frame, instants, keys),
+            source=source,
             full_feature_names=full_feature_names,
             on_demand_feature_views=OnDemandFeatureView.get_requested_odfvs(
                 feature_refs, project, registry
@@ -184,12 +199,28 @@ class StreamflowOfflineStore(PostgreSQLOfflineStore):
             metadata=RetrievalMetadata(feature_refs, frame_columns, start, end),
         )
 
+    def validate_data_source(self, config: RepoConfig, data_source: DataSource) -> None:
+        """As Feast's; of what lies on the lake the manifest of its publication has told."""
+        if not is_of_lake(data_source):
+            super().validate_data_source(config, data_source)
+
     @staticmethod
     def offline_write_batch(
         config: RepoConfig, feature_view: FeatureView, table: pa.Table, progress: Any
     ) -> None:
         """Raises PushError: history is what a build published."""
         raise offline_refused(feature_view.name)
+
+    @staticmethod
+    def write_logged_features(
+        config: RepoConfig,
+        data: pa.Table | Path,
+        source: LoggingSource,
+        logging_config: LoggingConfig,
+        registry: BaseRegistry | None,
+    ) -> None:
+        """Logs of served features, to a folder of Parquet files. Raises FeatureLogError."""
+        feature_logs.write(data, logging_config)
 
     @staticmethod
     def pull_latest_from_table_or_query(
@@ -302,14 +333,6 @@ def _view(context: Any, types: dict[str, str], view: FeatureView, full_names: bo
     )
 
 
-def _feature_fields(views: list[View]) -> list[pa.Field]:
-    return [
-        pa.field(name, arrow_copy.arrow_type(f"{view.table}.{column}", view.types[column]))
-        for view in views
-        for column, name in view.features.items()
-    ]
-
-
 def _range_schema(views: list[View], keys: dict[str, str]) -> pa.Schema:
     instants = ["event_timestamp", *(["created_timestamp"] if len(views) == 1 else [])]
     fields = [pa.field(name, entity_frame.UTC) for name in instants]
@@ -317,7 +340,7 @@ def _range_schema(views: list[View], keys: dict[str, str]) -> pa.Schema:
         [
             *fields,
             *(pa.field(key, arrow_copy.arrow_type(key, kind)) for key, kind in keys.items()),
-            *_feature_fields(views),
+            *(field for view in views for field in frame_read.feature_fields(view)),
         ]
     )
 

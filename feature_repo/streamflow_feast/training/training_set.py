@@ -28,25 +28,23 @@ from feast.errors import FeastObjectNotFoundException, RequestDataNotFoundInEnti
 from feast.feature_view_projection import FeatureViewProjection
 from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.on_demand_feature_view import OnDemandFeatureView
-from psycopg import sql
 
 from data.database import Database
 from data.paths import FEATURE_REPO, PROCESSED, code_version
 from streamflow_feast.dbt.feast_objects import feast_objects
 from streamflow_feast.dbt.manifest import Manifest
 from streamflow_feast.dbt.publications import published_manifest, require_answer
-from streamflow_feast.offline import arrow_copy, point_in_time
+from streamflow_feast.offline import point_in_time
 from streamflow_feast.offline import store as offline_store
 from streamflow_feast.offline.entity_frame import UTC
-from streamflow_feast.offline.point_in_time import View
 from streamflow_feast.offline.store import as_known_at
 from streamflow_feast.training import files as training_files
-
-LABELS, USERS = (
-    View(table, "published", table, {"user_id": "user_id"}, {}, "as_of", "known_at")
-    for table in ("churn_labels", "user_features")
+from streamflow_feast.training.snapshots import (
+    LABEL,
+    bring_publications,
+    snapshots_there,
+    users_and_labels,
 )
-LABEL = "churn_label"
 
 
 class TrainingSetError(ValueError):
@@ -113,7 +111,7 @@ def write_training_set(
     with Database().connect() as connection:
         publication = resolve_known_at(connection, instant_of(known_at) if known_at else None)
         snapshots = _snapshots(connection, as_of, publication, keep_unlabelled)
-        entities = _entities(connection, snapshots, publication)
+        entities = users_and_labels(connection, snapshots, publication.known_at)
     labelled = pc.is_valid(entities.column(LABEL))
     wanted = entities if keep_unlabelled else entities.filter(labelled)
     refs, table = _with_features(wanted, service, publication, known_at is not None)
@@ -156,6 +154,7 @@ def resolve_known_at(connection: psycopg.Connection, known_at: datetime | None) 
             in the future, or a build that is stamped before it has not ended.
         PrunedError: versions that were known then are gone.
     """
+    bring_publications(connection)
     # start_build stamps under this lock: no stamp below `known_at` can be on its way unseen.
     connection.execute("select pg_advisory_xact_lock_shared(hashtext('streamflow build'))")
     if known_at is not None:
@@ -204,11 +203,7 @@ def _snapshots(
     keep_unlabelled: bool,
 ) -> list[datetime]:
     """The instants asked for, each of which has rows, in order and each once."""
-    source = USERS if keep_unlabelled else LABELS
-    query = sql.SQL("select distinct as_of from ({}) v order by as_of").format(
-        point_in_time.effective(source, publication.known_at)
-    )
-    there = [row[0] for row in connection.execute(query)]
+    there = snapshots_there(connection, publication.known_at, of_labels=not keep_unlabelled)
     asked: list[datetime] = []
     for part in _parts(as_of):
         if isinstance(part, str) and ".." in part:
@@ -255,24 +250,6 @@ def instant_of(value: str | datetime) -> datetime:
 def iso(instant: datetime) -> str:
     """ISO 8601 in UTC."""
     return instant.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")
-
-
-def _entities(
-    connection: psycopg.Connection, snapshots: list[datetime], publication: Publication
-) -> pa.Table:
-    """(user_id, as_of, label) of everyone in the snapshots or with a label; null: unknown."""
-    instants = sql.SQL(", ").join(map(sql.Literal, map(iso, snapshots)))
-    users, labels = (
-        sql.SQL("(select * from ({}) v where as_of = any(array[{}]::timestamptz[]))").format(
-            point_in_time.effective(view, publication.known_at), instants
-        )
-        for view in (USERS, LABELS)
-    )
-    query = sql.SQL(
-        "select user_id, as_of, {} from {} users full join {} labels using (user_id, as_of)"
-    ).format(sql.Identifier(LABEL), users, labels)
-    schema = pa.schema([("user_id", pa.string()), ("as_of", UTC), (LABEL, pa.bool_())])
-    return arrow_copy.read(connection, query, schema)
 
 
 def _with_features(
@@ -351,7 +328,7 @@ def _job_as_then(
     from feast import FeatureStore
 
     store = FeatureStore(repo_path=str(FEATURE_REPO))
-    objects = feast_objects(defined, offline_store.HISTORY)
+    objects = feast_objects(defined, point_in_time.HISTORY)
     found = objects.get(service)
     if not isinstance(found, FeatureService):
         raise _no_service(service, [known.name for known in defined.services])

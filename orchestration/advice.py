@@ -45,6 +45,8 @@ def _command(found: re.Match[str]) -> str:
     options = ""
     for given in found[2].split():
         name, _, value = given.partition("=")
+        if name == "TARGET":  # a container's environment has said so already
+            continue
         option = OPTIONS[name]
         options += f" {option}" if option.startswith("--") and value == "1" else f" {option}{value}"
     commands = [INSTEAD.get(target, f"{STEP} {target}") for target in found[1].split()]

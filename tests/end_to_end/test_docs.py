@@ -65,6 +65,8 @@ def test_settings_says_the_defaults() -> None:
             default = field.get_default()
             if hasattr(default, "get_secret_value"):
                 default = default.get_secret_value()
+            if isinstance(default, Path):
+                default = default.relative_to(ROOT).as_posix()
             shown = {True: "true", False: "false", None: ""}.get(default, str(default))
             shown = shown if isinstance(default, bool | None) else str(default)
             assert told[f"{prefix}{name.upper()}"] == shown, name

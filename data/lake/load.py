@@ -6,6 +6,7 @@ the switch. Whoever is killed before has loaded nothing.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timezone
@@ -335,6 +336,8 @@ class _Merge:
 
     def _write(self, name: str, schema: pa.Schema, query: str) -> int:
         values = [self.loaded_at] if "?" in query else []
-        found = self.duck.execute(query, values).to_arrow_reader(BATCH)
+        with warnings.catch_warnings():  # that the rows are copied once more
+            warnings.simplefilter("ignore", UserWarning)
+            found = self.duck.execute(query, values).to_arrow_reader(BATCH)
         path = self.place.folder / name / f"load-{self.load_id}.parquet"
         return write(path, schema, found)

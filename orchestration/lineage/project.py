@@ -1,7 +1,7 @@
 """Column lineage through the dbt project: each model's own step, and from end to end.
 
 Read from dbt's manifest and the compiled SQL in it, the SQL that ran. Two things are no part of
-what a value is, and are not followed (docs/decisions/0150-column-lineage.md): which pairs a build
+what a value is, and are not followed (docs/decisions/0140-column-lineage.md): which pairs a build
 computes (a feature model reads changes_<entity>, of which its rows are those of spine_<entity>),
 and which versions differ from the stored ones.
 """

@@ -39,6 +39,9 @@ ROLE_OF = {
     "vector": "materializer",
     "audit": "auditor",
     "report": "auditor",
+    "catalogue": "auditor",
+    "lineage": "auditor",
+    "skew": "auditor",
     "training-set": "trainer",
 }
 

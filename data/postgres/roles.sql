@@ -33,6 +33,7 @@ grant usage, create on schema online to {materializer};
 
 -- trainer: published versions, and what Feast knows about them.
 grant usage on schema published, ledger, online to {trainer};
+grant usage on schema features to {trainer}, {auditor}; -- how large a table is; its rows are not theirs
 grant select on all tables in schema published to {trainer};
 grant select on ledger.publications, ledger.builds, ledger.prunings to {trainer};
 
@@ -41,3 +42,4 @@ grant usage on schema published, online, ledger, raw to {auditor};
 grant select on all tables in schema published, online, ledger to {auditor};
 grant select on raw.loads, raw.erasures to {auditor};
 grant insert on ledger.audits to {auditor};
+grant insert, delete on ledger.catalogue to {auditor};

@@ -276,7 +276,7 @@ def test_in_compose_dagster_keeps_its_runs_in_the_projects_postgres(
     """Its webserver and daemon are two containers: what they share must not be a file."""
     from orchestration.defs import dagster_service
 
-    for name in ("host", "port"):
+    for name in ("host", "port", "user"):
         monkeypatch.setenv(f"STREAMFLOW_PG_{name.upper()}", str(getattr(database, name)))
     monkeypatch.setenv("STREAMFLOW_PG_PASSWORD", database.password.get_secret_value())
     config = Path(dagster_service.__file__).with_name("dagster.compose.yaml")

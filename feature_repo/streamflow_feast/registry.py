@@ -2,7 +2,7 @@
 
 Two writers cannot lose each other's changes: a write says which version it was made from (the
 `version_id` inside the blob itself, so it cannot get out of step with it) and fails if that is not
-the newest one.
+the newest one. In memory something unique stands behind that number.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from datetime import datetime, timezone
 from pathlib import Path
+from uuid import uuid4
 
 import psycopg
 from feast.infra.registry.registry_store import RegistryStore
@@ -107,7 +108,7 @@ class PostgresRegistryStore(RegistryStore):
         if row is None:
             return None
         try:
-            return parse(*row)
+            return _read_once(parse(*row))
         except RegistryDamagedError as damaged:
             what = f"Feast's registry {self.name!r} is damaged ({damaged})"
             if self.serving or not _definitions_loaded:
@@ -133,7 +134,7 @@ class PostgresRegistryStore(RegistryStore):
             registry_proto.last_updated.CopyFrom(stored.last_updated)
             print("Nothing changed in the registry.")
             return
-        base = int(registry_proto.version_id or 0)
+        base = int(registry_proto.version_id.partition(" ")[0] or 0)
         new = RegistryProto()
         new.CopyFrom(registry_proto)
         new.version_id = str(base + 1)
@@ -162,6 +163,7 @@ class PostgresRegistryStore(RegistryStore):
                     f"read version {base}); nothing was written. Run the same command again."
                 )
         registry_proto.version_id = new.version_id
+        _read_once(registry_proto)
         registry_proto.last_updated.CopyFrom(new.last_updated)
 
     def teardown(self) -> None:
@@ -174,6 +176,13 @@ class PostgresRegistryStore(RegistryStore):
         if self.serving:
             raise RegistryError(f"The serving role reads Feast's registry only. {REMEDY}")
         return transaction(self.settings, "feast registry")
+
+
+def _read_once(registry: RegistryProto) -> RegistryProto:
+    """The registry, with a version that no other in this process has: Feast remembers what it found
+    in one by its version and place in memory, which another one may have had before it."""
+    registry.version_id = f"{registry.version_id} {uuid4().hex}"
+    return registry
 
 
 # What Feast writes anew at every apply, of things that have not changed.

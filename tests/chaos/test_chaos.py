@@ -22,7 +22,7 @@ def chaos(*arguments: str) -> tuple[int, dict[str, Any], str]:
 
 
 def test_nothing_is_lost_whatever_is_killed() -> None:
-    status, found, errors = chaos("--seconds", "25", "--seed", "2")
+    status, found, errors = chaos("--seconds", "45", "--seed", "2")
     assert found.get("differences") == [], errors
     assert status == 0
     assert found["acts"]["acts"] >= 5

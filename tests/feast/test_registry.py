@@ -113,3 +113,13 @@ def test_a_server_that_is_not_there_is_named(monkeypatch, database, free_port):
         elsewhere.setenv("STREAMFLOW_PG_PORT", str(port))
         with pytest.raises(DatabaseUnreachable, match=wanted):
             FeatureStore(repo_path=str(REPO)).list_feature_views()
+
+
+def test_registries_of_one_process_have_versions_of_their_own(database, store) -> None:
+    """Feast remembers what it found by version and place in memory: it answered with the views of
+    a registry that was gone, in whose place another had come."""
+    versions = {FeatureStore(repo_path=str(REPO)).registry.proto().version_id for _ in range(3)}
+    assert len(versions) == 3
+    with database.connect() as connection:
+        (stored,) = connection.execute("select version from online.registry").fetchone() or (0,)
+    assert {version.partition(" ")[0] for version in versions} == {str(stored)}

@@ -29,7 +29,13 @@ create table if not exists online.registry (
     version bigint not null,    -- counts writes; the same number is inside the blob
     blob bytea not null,        -- feast.core.Registry, serialized
     updated_at timestamptz not null default clock_timestamp()
-)
+);
+do $$ begin
+    -- Set-up may grant on what is there; this comes later (data/postgres/roles.py).
+    if to_regrole('streamflow_trainer') is not null then
+        grant select on online.registry to streamflow_trainer;
+    end if;
+end $$
 """
 
 

@@ -123,6 +123,8 @@ def test_the_whole_pipeline_runs_on_the_rights_of_its_roles(
     for file in drop.iterdir():
         if file.suffix == ".csv" and file.stem in ("users", "subscriptions", "labels"):
             (later / file.name).write_bytes(file.read_bytes())
+    with sample.connect() as connection:
+        connection.execute("drop table online.registry")  # as before the first apply
     steps.pipeline([later])
     steps.training_set(["2024-03-31"], out=tmp_path)
     with sample.connect() as connection:

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import shutil
 import statistics
 import subprocess
@@ -44,6 +43,7 @@ from tests.bench.published import (  # noqa: E402
     make_tables,
     newest,
     ours,
+    peak_rss,
     quiet,
     say,
     server,
@@ -121,15 +121,6 @@ def publish_once(end: datetime) -> None:
     store = FeatureStore(repo_path=str(ROOT / "feature_repo"))
     seconds = timed(lambda: store.materialize_incremental(end))
     print(json.dumps([seconds, peak_rss()]))
-
-
-def peak_rss() -> float:
-    """Of this process, in MB. (On Linux ru_maxrss would include the process that started it.)"""
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 / 1024  # macOS: bytes
 
 
 def measure(asked: argparse.Namespace, views: dict, folder: Path) -> dict[str, list[float]]:

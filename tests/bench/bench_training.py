@@ -25,7 +25,6 @@ import argparse
 import contextlib
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -57,7 +56,7 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source i
 from feast.types import Bool, Float64, Int64, String  # noqa: E402
 
 from tests.bench import columnar  # noqa: E402
-from tests.bench.published import VIEWS, server  # noqa: E402
+from tests.bench.published import VIEWS, peak_rss, server  # noqa: E402
 
 MONTHS = 12
 FIRST = datetime(2024, 1, 1, tzinfo=timezone.utc)
@@ -296,8 +295,7 @@ def once(options: argparse.Namespace) -> None:
         service = of.get_feature_service("all")
         to = (lambda job: job.to_df()) if form == "df" else (lambda job: job.to_arrow())
         took = seconds(lambda: to(of.get_historical_features(frame, service)))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": took, "rss_mb": peak}))
+    print(json.dumps({"seconds": took, "rss_mb": peak_rss()}))
 
 
 def in_own_process(options: argparse.Namespace, folder: Path, form: str) -> dict[str, float]:

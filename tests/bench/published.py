@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import resource
 import shutil
 import socket
 import sys
@@ -226,3 +227,12 @@ def say(line: str) -> None:
 def quiet(work: Callable[[], object]) -> object:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         return work()
+
+
+def peak_rss() -> float:
+    """Of this process, in MB. (On Linux ru_maxrss would include the process that started it.)"""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 / 1024  # macOS: bytes

@@ -8,7 +8,6 @@ publications.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from data.database import Database
 from data.lake.load import load as load_lake
 from data.lake.session import session
 from data.load.load import load as load_postgres
+from orchestration.surroundings import environment
 from streamflow_feast.offline import arrow_copy
 from tests.dbt import builds
 
@@ -70,15 +70,8 @@ class Sides:
             "DBT_TARGET_PATH": str(self.folder / f"target-{target}"),
             "STREAMFLOW_PG_DATABASE": DATABASES[target],
         }
-        before = {name: os.environ.get(name) for name in given}
-        os.environ |= given
-        try:
+        with environment(**given):
             yield
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name)
-                if value is not None:
-                    os.environ[name] = value
 
     def deliver(self, drop: Path) -> tuple[Any, Any]:
         """Load a drop into both; both results."""

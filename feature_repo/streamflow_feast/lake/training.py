@@ -7,7 +7,6 @@ nor the features pass through this process.
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -131,13 +130,7 @@ def historical(
         table = entity_frame.checked(table, instants, keys)
         source = frame_read.Request(table, instants, keys, views, bounds)
         columns = [name for name in table.column_names if name != instants]
-    for view in views:
-        for name in view.features.values():
-            if name in columns:
-                raise entity_frame.EntityFrameError(
-                    f"entity frame: column {name} has the name of a feature of {view.name}; "
-                    "rename it, or ask for full_feature_names=True"
-                )
+    frame_read.refuse_clashes(columns, views)
     return LakeRetrievalJob(
         views,
         bounds,
@@ -153,23 +146,11 @@ def historical(
 
 
 def _view(context: Any, view: FeatureView, full_names: bool) -> View:
-    schema, _, table = context.table_subquery.replace("`", "").partition(".")
-    names = {column: context.field_mapping.get(column, column) for column in context.features}
-    prefix = f"{context.name}__" if full_names else ""
     types = {
         field.name: type_of(field) or "text" for field in (*view.features, *view.entity_columns)
     }
-    return View(
-        name=context.name,
-        schema=schema,
-        table=table,
-        keys=dict(selection.split(" AS ") for selection in context.entity_selections),
-        features={column: prefix + name for column, name in names.items()},
-        timestamp=context.timestamp_field,
-        created=context.created_timestamp_column,
-        ttl=view.ttl or timedelta(0),
-        types=types,
-    )
+    table = context.table_subquery.replace("`", "")
+    return frame_read.view_of(context, table, types, view, full_names)
 
 
 def _arrow_field(name: str, spark_type: str) -> pa.Field:

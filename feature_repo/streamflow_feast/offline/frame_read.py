@@ -10,16 +10,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Protocol
 
 import numpy as np
 import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
+from feast.feature_view import FeatureView
 from psycopg import sql
 
 from streamflow_feast.offline import arrow_copy, point_in_time, sweep
-from streamflow_feast.offline.entity_frame import UTC
+from streamflow_feast.offline.entity_frame import UTC, EntityFrameError
 from streamflow_feast.offline.point_in_time import Bounds, View
 
 ROWS_A_CONNECTION = 20_000  # fewer are not worth another connection
@@ -43,6 +45,40 @@ class Request:
     keys: dict[str, str]
     views: Sequence[View]
     bounds: Bounds
+
+
+def view_of(
+    context: Any, table: str, types: dict[str, str], view: FeatureView, full_names: bool
+) -> View:
+    """What is wanted from `table` (schema.name, with these types), of Feast's context of a view."""
+    schema, _, name = table.partition(".")
+    prefix = f"{context.name}__" if full_names else ""
+    return View(
+        name=context.name,
+        schema=schema,
+        table=name,
+        keys=dict(selection.split(" AS ") for selection in context.entity_selections),
+        features={
+            column: prefix + context.field_mapping.get(column, column)
+            for column in context.features
+        },
+        timestamp=context.timestamp_field,
+        created=context.created_timestamp_column,
+        ttl=view.ttl or timedelta(0),
+        types=types,
+    )
+
+
+def refuse_clashes(columns: Iterable[str], views: Sequence[View]) -> None:
+    """Raises EntityFrameError: a column of the frame has the name of a feature."""
+    there = set(columns)
+    for view in views:
+        for name in view.features.values():
+            if name in there:
+                raise EntityFrameError(
+                    f"entity frame: column {name} has the name of a feature of {view.name}; "
+                    "rename it, or ask for full_feature_names=True"
+                )
 
 
 def feature_fields(view: View) -> list[pa.Field]:

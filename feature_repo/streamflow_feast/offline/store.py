@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
@@ -183,7 +183,7 @@ class StreamflowOfflineStore(PostgreSQLOfflineStore):
         else:
             instants = entity_frame.instant_column(frame)
             frame = entity_frame.checked(frame, instants, keys)
-            _refuse_clashes(frame, views)
+            frame_read.refuse_clashes(frame.column_names, views)
             start, end = _extent(frame.column(instants))
             query = point_in_time.join(views, bounds)
             source = frame_read.Request(frame, instants, keys, views, bounds)
@@ -311,26 +311,14 @@ def _paired(contexts: list[Any], views: list[FeatureView]) -> Iterator[tuple[Any
 
 def _view(context: Any, types: dict[str, str], view: FeatureView, full_names: bool) -> View:
     """What `point_in_time` needs to know of Feast's context of one view."""
-    schema, _, table = context.table_subquery.partition(".")
-    names = {column: context.field_mapping.get(column, column) for column in context.features}
-    for column, name in names.items():
+    for column in context.features:
         if column not in types:
+            name = context.field_mapping.get(column, column)
             raise ValueError(
                 f"feature {context.name}:{name} is no column of {context.table_subquery}: "
                 "cd dbt_project && dbt build, then cd feature_repo && feast apply"
             )
-    prefix = f"{context.name}__" if full_names else ""
-    return View(
-        name=context.name,
-        schema=schema,
-        table=table,
-        keys=dict(selection.split(" AS ") for selection in context.entity_selections),
-        features={column: prefix + name for column, name in names.items()},
-        timestamp=context.timestamp_field,
-        created=context.created_timestamp_column,
-        ttl=view.ttl or timedelta(0),
-        types=types,
-    )
+    return frame_read.view_of(context, context.table_subquery, types, view, full_names)
 
 
 def _range_schema(views: list[View], keys: dict[str, str]) -> pa.Schema:
@@ -343,16 +331,6 @@ def _range_schema(views: list[View], keys: dict[str, str]) -> pa.Schema:
             *(field for view in views for field in frame_read.feature_fields(view)),
         ]
     )
-
-
-def _refuse_clashes(frame: pa.Table, views: list[View]) -> None:
-    for view in views:
-        for name in view.features.values():
-            if name in frame.column_names:
-                raise entity_frame.EntityFrameError(
-                    f"entity frame: column {name} has the name of a feature of {view.name}; "
-                    "rename it, or ask for full_feature_names=True"
-                )
 
 
 def _extent(instants: pa.ChunkedArray) -> tuple[datetime | None, datetime | None]:
